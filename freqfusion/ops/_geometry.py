@@ -1,0 +1,95 @@
+"""Sizes, borders, dtypes and memory formats that the forms of `freqfusion.ops.reference` share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any of `tensors` is float64, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def autocast_input(x: Tensor) -> Tensor:
+    """`x` in the dtype of autocast, if it is on; float64 stays, as in PyTorch's operators."""
+    device_type = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+        return x
+    return x.to(torch.get_autocast_dtype(device_type))
+
+
+def empty_in_format(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Uninitialised map of `size` in the memory format (NCHW or channels_last) of `x`."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+class Spread:
+    """Writes any ratio of target to source size as a whole upsampling factor.
+
+    Target row i reads source row floor(i*h/H). With factor = ceil(H/h) slots for each source row,
+    `scatter` puts the H rows into their slots among h*factor (zeros elsewhere) and `gather` takes
+    them out. A whole ratio needs neither.
+    """
+
+    def __init__(self, source: tuple[int, int], target: tuple[int, int], device: torch.device):
+        pairs = list(zip(source, target, strict=True))
+        self.factor = tuple(-(-t // s) for s, t in pairs)
+        self.size = tuple(s * f for (s, _), f in zip(pairs, self.factor, strict=True))
+        self.exact = self.size == tuple(target)
+        if not self.exact:
+            rows, cols = (_slots(s, t, device) for s, t in pairs)
+            self.index = (..., rows[:, None], cols)
+
+    def scatter(self, target: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, h*factor, w*factor)."""
+        if self.exact:
+            return target
+        slots = target.new_zeros(*target.shape[:2], *self.size)
+        slots[self.index] = target
+        return slots
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """(B, C, h*factor, w*factor) -> (B, C, H, W)."""
+        return slots if self.exact else slots[self.index]
+
+
+def _slots(source: int, target: int, device: torch.device) -> Tensor:
+    """Slot of every target row: its source row times the factor, plus its rank there."""
+    target_row = torch.arange(target, device=device)
+    source_row = target_row * source // target
+    first = (source_row * target + source - 1) // source
+    return source_row * -(-target // source) + target_row - first
+
+
+def pad(x: Tensor, radius: int, mode: str, extra: tuple[int, int] = (0, 0)) -> Tensor:
+    """Adds a border of `radius` by `mode`, then `extra` zero rows below, columns at the right."""
+    if mode == "reflect":
+        for dim in (2, 3):
+            size = x.shape[dim]
+            index = [_reflect(i, size) for i in range(-radius, size + radius)]
+            x = x.index_select(dim, torch.tensor(index, device=x.device))
+        radius = 0
+    return F.pad(x, (radius, radius + extra[1], radius, radius + extra[0]))
+
+
+def pad_backward(grad: Tensor, radius: int, mode: str) -> Tensor:
+    """Gradient of `pad` without `extra`: the border of `grad` is added where it was read."""
+    for dim in (2, 3):
+        size = grad.shape[dim] - 2 * radius
+        inner = grad.narrow(dim, radius, size)
+        if mode == "reflect":
+            inner = inner.clone()
+            for i in (*range(-radius, 0), *range(size, size + radius)):
+                inner.select(dim, _reflect(i, size)).add_(grad.select(dim, i + radius))
+        grad = inner
+    return grad
+
+
+def _reflect(i: int, size: int) -> int:
+    """Index that `i` reads if a row of `size` is mirrored at its ends, as often as needed."""
+    period = 2 * (size - 1)
+    return min(i % period, -i % period) if period else 0
