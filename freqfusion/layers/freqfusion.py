@@ -12,15 +12,17 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import adaptive_filter, reassemble
 from ..ops._checks import (
+    PADDING_MODES,
+    check_choice,
     check_map,
     check_not_smaller,
     check_odd,
-    check_padding_mode,
+    check_positive,
     check_same_device,
 )
 from ..ops._geometry import autocast_input
 from .filters import hamming2d, nearest_upsample, normalise_kernels
-from .offsets import OffsetGenerator, convolve_together
+from .offsets import OFFSET_MODES, OffsetGenerator, convolve_together
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -119,19 +121,20 @@ class FreqFusion(nn.Module):
         zero_init_offset: bool = False,
     ):
         super().__init__()
+        check_positive("hr_channels", hr_channels)
+        check_positive("lr_channels", lr_channels)
+        check_positive("compressed_channels", compressed_channels)
         check_odd("lowpass_kernel", lowpass_kernel)
         check_odd("highpass_kernel", highpass_kernel)
         check_odd("encoder_kernel", encoder_kernel)
-        check_padding_mode(padding_mode)
+        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        check_choice("upsample_mode", upsample_mode, UPSAMPLE_MODES)
+        check_choice("offset_mode", offset_mode, OFFSET_MODES)
         _check_divides("up_group", up_group, "hr_channels", hr_channels)
         _check_divides("up_group", up_group, "lr_channels", lr_channels)
         if feature_resample:
             _check_divides(
                 "feature_resample_group", feature_resample_group, "lr_channels", lr_channels
-            )
-        if upsample_mode not in UPSAMPLE_MODES:
-            raise ValueError(
-                f"upsample_mode must be one of {UPSAMPLE_MODES}, got {upsample_mode!r}"
             )
         self.hr_channels, self.lr_channels = hr_channels, lr_channels
         self.lowpass_kernel, self.highpass_kernel = lowpass_kernel, highpass_kernel

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import local_similarity
+from ..ops._checks import check_choice
 from .filters import nearest_upsample
 
 OFFSET_MODES = ("sim_concat", "sim")
@@ -54,8 +55,7 @@ class OffsetGenerator(nn.Module):
         zero_init: bool = False,
     ):
         super().__init__()
-        if mode not in OFFSET_MODES:
-            raise ValueError(f"offset_mode must be 'sim_concat' or 'sim', got {mode!r}")
+        check_choice("offset_mode", mode, OFFSET_MODES)
         if norm and (channels < 8 or channels % (channels // 8)):
             raise ValueError(
                 "compressed_channels must be at least 8 and divisible by compressed_channels // 8 "
@@ -95,7 +95,7 @@ class OffsetGenerator(nn.Module):
         fine_offset, fine_gate = self._convolve(
             self.norm_hr(hr), self.hr_offset, self.hr_direct_scale
         )
-        offset, gate = (nearest_upsample(F.pixel_shuffle(x, 2), hr.shape[2:]) for x in coarse)
+        offset, gate = (nearest_upsample(sub_pixels(x), hr.shape[2:]) for x in coarse)
         return (fine_offset + offset) * (fine_gate + gate).sigmoid()
 
     def _convolve(self, x: Tensor, offset: nn.Conv2d, gate: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -139,6 +139,12 @@ def sample(feature: Tensor, offset: Tensor, unit: tuple[int, int]) -> Tensor:
         align_corners=False,
     )
     return sampled.view(batch, channels, height, width).to(feature.dtype)
+
+
+def sub_pixels(x: Tensor) -> Tensor:
+    """(B, 4 * C, h, w) -> (B, C, 2h, 2w), as `torch.nn.PixelShuffle`, and for empty batches too."""
+    x = x.unflatten(1, (x.shape[1] // 4, 2, 2)).permute(0, 1, 4, 2, 5, 3)
+    return x.flatten(4, 5).flatten(2, 3)
 
 
 def sub_pixel_centres(groups: int) -> Tensor:

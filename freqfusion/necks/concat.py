@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import FreqFusion
+from ..ops._checks import check_positive
 
 
 class FreqFusionConcat(nn.Module):
@@ -57,6 +58,7 @@ class FreqFusionConcat(nn.Module):
         super().__init__()
         if len(in_channels) < 2:
             raise ValueError(f"in_channels must name at least two maps, got {list(in_channels)}")
+        check_positive("compress_ratio", compress_ratio)
         groups = feature_resample_group if feature_resample else 1
         for channels in in_channels:
             if channels % groups:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import FreqFusion
+from ..ops._checks import check_positive
 
 EXTRA_CONVS = (False, "on_input", "on_lateral", "on_output")
 
@@ -90,6 +91,7 @@ class _FreqFusionPyramid(nn.Module):
         )
 
     def _fusions(self, count: int, compress_ratio: int, **fusion) -> nn.ModuleList:
+        check_positive("compress_ratio", compress_ratio)
         channels = self.out_channels
         compressed = 2 * channels // compress_ratio
         return nn.ModuleList(

@@ -13,10 +13,17 @@ def check_odd(name: str, value: int):
         raise ValueError(f"{name} must be an odd positive integer, got {value!r}")
 
 
-def check_padding_mode(value: str):
-    """Raises ValueError unless `value` names a padding mode."""
-    if value not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be 'zeros' or 'reflect', got {value!r}")
+def check_positive(name: str, value: int):
+    """Raises ValueError unless `value` is a positive integer."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]):
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        *first, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")
 
 
 def check_map(name: str, value: Tensor):
@@ -60,7 +67,7 @@ def check_filter(
     check_map(weight_name, weight)
     check_same_device(weight_name, weight, "x", x)
     check_odd("kernel_size", kernel_size)
-    check_padding_mode(padding_mode)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
     if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels of x, got {groups!r}")
     expected = x.shape[0], groups * kernel_size**2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ._checks import check_map
+from ._checks import check_map, check_positive
 from ._geometry import accumulate_dtype, empty_in_format
 
 NEIGHBOURS = 8
@@ -40,8 +40,7 @@ def local_similarity(x: Tensor, dilation: int = 2) -> Tensor:
         tensor([0., 0., 0., 0., 1., 0., 1., 1.])
     """
     check_map("x", x)
-    if not isinstance(dilation, int) or dilation < 1:
-        raise ValueError(f"dilation must be a positive integer, got {dilation!r}")
+    check_positive("dilation", dilation)
     return _local_similarity(x, dilation)
 
 

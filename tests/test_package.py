@@ -1,0 +1,142 @@
+import ast
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import freqfusion
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "freqfusion"
+LAYERS_OF_THE_PACKAGE = [
+    "ops",
+    "layers",
+    "necks",
+    "integrations",
+]  # each may import those before it
+FRAMEWORKS = ("mmengine", "mmcv", "mmseg", "mmdet")
+
+
+def run_python(code, *options, **kwargs):
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, **kwargs).stdout
+
+
+def imported_modules(path):
+    """Absolute names of what a file of the repository imports, inside of functions too."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_go_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0]
+    imports = set(imported_modules(path))
+    assert imports or path.name == "__init__.py"
+    roots = {name.split(".")[0] for name in imports}
+    assert not roots & {"kernels", "tools", "mm_configs", "torchvision"}
+    if part != "integrations":
+        assert not roots & set(FRAMEWORKS)
+    if part in LAYERS_OF_THE_PACKAGE:
+        later = LAYERS_OF_THE_PACKAGE[LAYERS_OF_THE_PACKAGE.index(part) + 1 :]
+        for name in later:
+            assert not any(f"{i}.".startswith(f"freqfusion.{name}.") for i in imports), name
+
+
+def test_the_test_above_can_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "freqfusion" / "ops" / "bad.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def f():\n    from ..layers import FreqFusion\n    import mmcv.ops\n")
+    assert {"freqfusion.layers", "mmcv.ops"} <= set(imported_modules(file))
+
+
+def test_import_is_light():
+    code = "import sys, freqfusion; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = set(run_python(code, cwd=ROOT).split())
+    assert "torch" in loaded
+    assert not loaded & {"triton", "torchvision", *FRAMEWORKS, "kernels", "matplotlib", "cv2"}
+
+
+def test_import_is_silent():
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", "import freqfusion"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_public_names_are_documented():
+    for name in freqfusion.__all__:
+        assert len(getattr(freqfusion, name).__doc__) > 60, name
+
+
+def test_every_package_is_listed_in_setup():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for init in PACKAGE.rglob("__init__.py"):
+        assert f'"{".".join(init.relative_to(ROOT).parts[:-1])}"' in setup
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory):
+    pytest.importorskip("build", reason="building needs the package `build`")
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["wheel", "sdist"])
+def test_distribution_installs_and_imports(distributions, kind, tmp_path):
+    target = tmp_path / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    subprocess.run([*command, "--target", str(target), str(distributions[kind])], check=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import torch, freqfusion; "
+        "print(freqfusion.__file__); "
+        "freqfusion.FreqFusion(8, 8)(torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2))"
+    )
+    assert run_python(code, "-P", cwd=tmp_path).startswith(str(target))
+    assert (target / "freqfusion" / "py.typed").exists()
+    assert not (target / "kernels").exists()
+
+
+def test_distributions_hold_what_they_should(distributions):
+    wheel, sdist = distributions
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "freqfusion/integrations/openmmlab/__init__.py" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "tools", "benchmarks"))]
+    with tarfile.open(sdist) as archive:
+        members = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "setup.py", "freqfusion/py.typed"} <= members
+
+
+def test_imports_from_a_bare_checkout(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import freqfusion as f; print(f.__file__)"
+    )
+    assert run_python(code, "-P", cwd=tmp_path).strip() == str(PACKAGE / "__init__.py")
