@@ -297,6 +297,37 @@ class TestCoco:
                 np.testing.assert_array_equal(decode(annotation["segmentation"], mask.shape), mask)
 
 
+class TestMMDetection:
+    def test_categories(self, sets):
+        datasets = pytest.importorskip("mmdet.datasets", reason="mmdet is not installed")
+        categories = load(sets["coco"], "panoptic", "val")["categories"]
+        names = tuple(category["name"] for category in categories)
+        things = tuple(category["name"] for category in categories if category["isthing"])
+        assert names == datasets.CocoPanopticDataset.METAINFO["classes"]
+        assert things == datasets.CocoDataset.METAINFO["classes"]
+
+    def test_reads_instances(self, sets):
+        datasets = pytest.importorskip("mmdet.datasets", reason="mmdet is not installed")
+        pipeline = [
+            {"type": "LoadImageFromFile"},
+            {"type": "mmdet.LoadAnnotations", "with_bbox": True, "with_mask": True},
+        ]
+        dataset = datasets.CocoDataset(
+            data_root=str(sets["coco"]),
+            ann_file="annotations/instances_train2017.json",
+            data_prefix={"img": "train2017/"},
+            pipeline=pipeline,
+        )
+        assert len(dataset) == TRAIN
+        for index in range(TRAIN):
+            sample = dataset[index]
+            masks = sample["gt_masks"].to_ndarray()
+            assert len(masks) == len(sample["gt_bboxes"]) > 3
+            for mask, box in zip(masks.astype(bool), sample["gt_bboxes"].numpy(), strict=True):
+                y, x = np.nonzero(mask)
+                assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx(box, abs=1)
+
+
 class TestOutlines:
     def test_polygons_of_touching_corners(self):
         mask = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0]], bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _instances(scenes: dict[int, dict[str, Any]]) -> dict[str, Any]:
     annotations = [{**thing, "id": number} for number, thing in enumerate(things, start=1)]
     categories = [
         {"supercategory": group, "id": number, "name": name}
-        for group, number, name in _categories()
+        for group, number, name in sorted(_categories(), key=itemgetter(1))
         if number in _THINGS
     ]
     return {"annotations": annotations, "categories": categories}
@@ -120,7 +121,7 @@ def _panoptic(scenes: dict[int, dict[str, Any]]) -> dict[str, Any]:
     ]
     categories = [
         {"supercategory": group, "isthing": int(number in _THINGS), "id": number, "name": name}
-        for group, number, name in _categories()
+        for group, number, name in sorted(_categories(), key=itemgetter(1))
     ]
     return {"annotations": annotations, "categories": categories}
 
