@@ -1,0 +1,1 @@
+"""FreqFusion in other people's frameworks; importing this package loads none of them."""

@@ -1,0 +1,45 @@
+"""Starts MMEngine's runner; what fails before the first iteration is told in one sentence."""
+
+from __future__ import annotations
+
+from _cli import CommandError, reason
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+
+class _Begun(Hook):
+    """Remembers at which iteration the runner began to work."""
+
+    at: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self.at = runner.iter
+
+    def before_test(self, runner: Runner) -> None:
+        self.at = 0
+
+
+def launch(config: Config, mode: str) -> None:
+    """Builds the runner of a config and trains or tests.
+
+    A run that was killed after its last iteration and before its last validation is validated.
+
+    Args:
+        config: what to run.
+        mode: "train" or "test".
+
+    Raises:
+        CommandError: if it cannot begin; errors after that are raised as they are.
+    """
+    begun = _Begun()
+    try:
+        runner = Runner.from_cfg(config)
+        runner.register_hook(begun)
+        getattr(runner, mode)()
+    except Exception as error:
+        if begun.at is not None:
+            raise
+        raise CommandError(f"cannot {mode} {config.filename}: {reason(error)}") from error
+    if mode == "train" and begun.at == runner.max_iters and runner.val_loop is not None:
+        runner.val()
