@@ -3,10 +3,12 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from freqfusion import FreqFusion, FreqFusionOutput
-from freqfusion.layers.filters import nearest_upsample
+from freqfusion import FreqFusion, FreqFusionFPN, FreqFusionOutput
+from freqfusion.layers.filters import nearest_resize
 from freqfusion.layers.offsets import OffsetGenerator, sample, sub_pixel_centres
 
 LAYER_FILES = ["default*", "resample*", "no_*", "plain*", "reflect*", "kernels*"]
@@ -103,6 +105,7 @@ def test_dtypes_and_layouts(dtype, layout):
         assert value.dtype == dtype
         error = (value.float() - reference).norm() / reference.norm()
         assert error < TOLERANCES[dtype], error
+    assert all(x.is_contiguous(memory_format=layout) for x in out[1:])
     assert all(x.grad.dtype == dtype and x.grad.isfinite().all() for x in maps)
 
 
@@ -166,11 +169,56 @@ def test_exports_with_dynamic_sizes():
     h, w = torch.export.Dim("h", min=2, max=64), torch.export.Dim("w", min=2, max=64)
     shapes = {2: 2 * h, 3: 2 * w}, {2: h, 3: w}
     maps = [x.detach() for x in inputs()]
-    program = torch.export.export(layer, tuple(maps), dynamic_shapes=(*shapes, None)[:2])
+    program = torch.export.export(layer, tuple(maps), dynamic_shapes=shapes)
     for fine, coarse in (((12, 16), (6, 8)), ((20, 8), (10, 4))):
         maps = [x.detach() for x in inputs(fine, coarse)]
         for value, reference in zip(program.module()(*maps), layer(*maps), strict=True):
             torch.testing.assert_close(value, reference)
+
+
+def test_necks_do_not_recompile_for_every_size():
+    counter = CompileCounterWithBackend("aot_eager")
+    neck = FreqFusionFPN([8, 16], 16, 2, compress_ratio=4)
+    compiled = torch.compile(neck, backend=counter, dynamic=True, fullgraph=True)
+    for size in (20, 22, 26, 21, 23, 27, 33):
+        maps = [torch.randn(1, 8, size, size + 4), torch.randn(1, 16, -(-size // 2), size // 2 + 2)]
+        for value, reference in zip(compiled(maps), neck(maps), strict=True):
+            torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2  # twice as large, and other ratios
+
+
+def test_convolutions_can_be_hooked_and_parametrised():
+    layer = small()
+    expected = layer(*inputs_of(layer))
+    called = []
+    convs = [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]
+    for conv in convs:
+        conv.register_forward_hook(lambda module, *_: called.append(module))
+    for value, reference in zip(layer(*inputs_of(layer)), expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-4)
+    assert set(called) == set(convs)
+    torch.nn.utils.parametrizations.weight_norm(layer.content_encoder2)
+    sum(x.sum() for x in layer(*inputs_of(layer))).backward()
+    parameters = dict(layer.content_encoder2.named_parameters())
+    assert all(p.grad is not None for p in parameters.values()) and len(parameters) == 3
+
+
+def inputs_of(layer):
+    torch.manual_seed(1)
+    return inputs(channels=(layer.hr_channels, layer.lr_channels))
+
+
+def test_initialisation_after_a_meta_device():
+    with torch.device("meta"):
+        layer = FreqFusion(8, 16, compressed_channels=8, feature_resample=True)
+    layer.to_empty(device="cpu")
+    for buffer in layer.buffers():
+        buffer.fill_(torch.nan)
+    layer.reset_parameters()
+    usual = FreqFusion(8, 16, compressed_channels=8, feature_resample=True)
+    for (name, buffer), expected in zip(layer.named_buffers(), usual.buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+    assert all(x.isfinite().all() for x in layer(*inputs()))
 
 
 def test_activation_checkpointing_changes_nothing_but_memory():
@@ -236,6 +284,30 @@ def test_offsets_move_samples_in_coarse_pixels():
     torch.testing.assert_close(moved[0, 1, 0], torch.tensor([2.0, 3, 4, 5, 6, 7, 7, 7]))
 
 
+def test_coordinates_are_float32():
+    """A bfloat16 coordinate is off by pixels in a large map."""
+    feature = torch.arange(512.0).expand(1, 1, 2, 512).to(torch.bfloat16)
+    still = sample(feature, torch.zeros(1, 2, 2, 512, dtype=torch.bfloat16), (1, 256))
+    assert torch.equal(still, feature)
+
+
+@pytest.mark.parametrize(("fine", "coarse"), [((16, 16), (8, 8)), ((16, 12), (4, 6))])
+def test_offsets_are_measured_in_coarse_pixels_at_every_ratio(fine, coarse):
+    generator = OffsetGenerator(8, groups=1, zero_init=True)
+    with torch.no_grad():  # x moves by 1 coarse pixel, y by 0.5: the gate is sigmoid(0) = 0.5
+        generator.hr_offset.bias.copy_(torch.tensor([2.0, 1.0]))
+        torch.nn.init.zeros_(generator.direct_scale.weight)
+        torch.nn.init.zeros_(generator.hr_direct_scale.weight)
+    rows = torch.arange(float(fine[0]))[:, None].expand(fine)
+    cols = torch.arange(float(fine[1])).expand(fine)
+    feature = torch.stack((cols, rows))[None]
+    hr, lr = torch.randn(1, 8, *fine), torch.randn(1, 8, *coarse)
+    moved = generator(hr, lr, feature) - feature
+    step = fine[1] / coarse[1], 0.5 * fine[0] / coarse[0]
+    torch.testing.assert_close(moved[0, 0, 0, 0], torch.tensor(step[0]))
+    torch.testing.assert_close(moved[0, 1, 0, 0], torch.tensor(step[1]))
+
+
 def test_initial_positions_are_centres_of_sub_pixels():
     x, y = sub_pixel_centres(2).reshape(2, 2, 2, 2)
     assert torch.equal(x[0], torch.tensor([[-0.25, 0.25], [-0.25, 0.25]]))
@@ -243,17 +315,33 @@ def test_initial_positions_are_centres_of_sub_pixels():
 
 
 @pytest.mark.parametrize(("size", "target"), [*itertools.product([3, 7, 49], [3, 13, 49, 98, 97])])
-def test_nearest_upsample_is_exact(size, target):
+def test_nearest_resize_is_exact(size, target):
     if target >= size:
         x = torch.arange(float(size)).expand(1, 1, size, size)
         expected = [i * size // target for i in range(target)]
-        assert nearest_upsample(x, (target, target))[0, 0, 0].tolist() == expected
+        assert nearest_resize(x, (target, target))[0, 0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_upsample_modes(mode):
     layer = small(semi_conv=False, upsample_mode=mode)
     assert layer(*inputs((13, 15), (7, 8))).lr_feat.shape == (2, 16, 13, 15)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_align_corners(align_corners):
+    layer = small(
+        semi_conv=False,
+        upsample_mode="bilinear",
+        align_corners=align_corners,
+        feature_resample=False,
+    )
+    torch.nn.init.zeros_(layer.content_encoder.weight)
+    torch.nn.init.zeros_(layer.content_encoder.bias)
+    layer.hamming_lowpass.zero_()[..., 2, 2] = 1  # the filter is the identity
+    hr, lr = inputs((13, 15), (7, 8))
+    expected = F.interpolate(lr, (13, 15), mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(layer(hr, lr).lr_feat, expected)
 
 
 def test_every_combination_of_switches():
@@ -296,6 +384,10 @@ def test_unknown_arguments_are_named(name):
         ({"padding_mode": "circular"}, "padding_mode must be .*, got 'circular'"),
         ({"upsample_mode": "area"}, "upsample_mode must be .*, got 'area'"),
         ({"up_group": 3}, "up_group must divide hr_channels = 8, got 3"),
+        (
+            {"compressed_channels": 10, "up_group": 4},
+            "up_group must divide compressed_channels = 10, got 4",
+        ),
         ({"lr_channels": 12, "up_group": 8}, "up_group must divide lr_channels = 12, got 8"),
         (
             {"feature_resample": True, "feature_resample_group": 3},

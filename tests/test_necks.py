@@ -165,6 +165,8 @@ class TestConcat:
             ValueError, match=r"feature_resample_group must divide .*\[8, 6\], got 4"
         ):
             FreqFusionConcat([8, 6])
+        with pytest.raises(ValueError, match="feature_resample_group must be a positive.*got 0"):
+            FreqFusionConcat([8, 8], feature_resample_group=0)
         with pytest.raises(ValueError, match="feats must be 2 maps, got 3"):
             FreqFusionConcat([16, 16])(pyramid()[:3])
         with pytest.raises(TypeError, match="use_low_pass"):
@@ -187,7 +189,45 @@ def test_bad_levels(neck, settings, message):
         neck(CHANNELS, 16, **settings)
 
 
+def test_norms_and_activations_are_where_fpn_has_them():
+    for no_norm_on_lateral in (False, True):
+        neck = FreqFusionFPN(
+            CHANNELS,
+            16,
+            4,
+            no_norm_on_lateral=no_norm_on_lateral,
+            norm_layer=nn.BatchNorm2d,
+            act_layer=nn.ReLU,
+            compress_ratio=4,
+        )
+        usual = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        lateral = [nn.Conv2d, nn.ReLU] if no_norm_on_lateral else usual
+        assert [[type(m) for m in conv] for conv in neck.lateral_convs] == [lateral] * 4
+        assert [[type(m) for m in conv] for conv in neck.fpn_convs] == [usual] * 4
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+def test_compress_ratio(ratio):
+    for neck in (FreqFusionFPN, FreqFusionCARAFEFPN):
+        fusion = neck(CHANNELS, 16, 4, compress_ratio=ratio).alignment[0]
+        assert fusion.hr_channel_compressor.out_channels == 32 // ratio
+
+
+def test_channels_last_stays():
+    feats = [x.detach().to(memory_format=torch.channels_last) for x in pyramid()]
+    for out in FreqFusionFPN(CHANNELS, 16, 5, compress_ratio=4)(feats):
+        assert out.is_contiguous(memory_format=torch.channels_last)
+    out = FreqFusionConcat(CHANNELS)(feats)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_bad_arguments():
+    with pytest.raises(TypeError, match="use_low_pass"):
+        FreqFusionFPN(CHANNELS, 16, 1, start_level=3, use_low_pass=True)
+    with pytest.raises(
+        ValueError, match=r"got 4; compressed_channels is 2 \* out_channels // comp"
+    ):
+        FreqFusionFPN(CHANNELS, 16, 4)
     with pytest.raises(ValueError, match="add_extra_convs must be .*, got 'on_top'"):
         FreqFusionFPN(CHANNELS, 16, 5, add_extra_convs="on_top")
     with pytest.raises(TypeError, match="scale_factor"):

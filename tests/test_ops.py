@@ -127,7 +127,8 @@ class TestEveryRatio:
         """Slices, transposed maps and expanded gradients give what contiguous copies give."""
         base, weight = maps((8, 20), target, 3, 1)
         x = base.transpose(2, 3)[:, ::2, ::2]
-        out = operator(x, weight[:, :, :, :], 3)
+        wide = torch.cat((weight, weight), 3)[:, :, :, : target[1]]
+        out = operator(x, wide, 3)
         grads = torch.autograd.grad(out.sum(), (base, weight))  # the gradient of sum is expanded
         copy = x.detach().contiguous().requires_grad_()
         expected = operator(copy, weight, 3)
@@ -183,6 +184,10 @@ class TestEveryRatio:
         with FlopCounterMode(display=False) as counter:
             out.sum().backward()
         assert counter.get_total_flops() == 2 * forward
+        out = operator(x.detach(), weight, 5)
+        with FlopCounterMode(display=False) as counter:
+            out.sum().backward()
+        assert counter.get_total_flops() == forward
 
 
 def test_autocast_casts_the_map_but_not_float64():
@@ -193,17 +198,37 @@ def test_autocast_casts_the_map_but_not_float64():
         assert reassemble(x.double(), weight, 3).dtype == torch.float64
 
 
-def test_accumulates_half_precision_in_float32():
-    x = torch.full((1, 1, 8, 8), 300.0, dtype=torch.float16)
-    weight = torch.full((1, 25, 16, 16), 4.0, dtype=torch.float16)
-    weight[:, 1::2] = -4.0
-    centre = reassemble(x, weight, 5)[0, 0, 8, 8]  # partial sums reach 15600, twice that overflows
-    assert centre == 1200.0
+@pytest.mark.parametrize("size", [8, 16])
+def test_accumulates_half_precision_in_float32(size):
+    """In float16, 2048 + 1 is 2048: added one by one, the small terms would be lost."""
+    x = torch.ones(1, 65, 8, 8, dtype=torch.float16)
+    weight = torch.ones(1, 25, size, size, dtype=torch.float16)
+    weight[:, 0] = 2048
+    assert reassemble(x, weight, 5)[0, 0, size // 2, size // 2] == 2048 + 24
+    x[:, 0] = 2048
+    weight.requires_grad_()
+    reassemble(x, weight, 5).sum().backward()
+    assert weight.grad[0, 12, size // 2, size // 2] == 2048 + 64
+
+
+@BOTH
+@pytest.mark.parametrize("target", [(8, 8), (16, 16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_into_the_operators(operator, target, dtype):
+    x, weight = maps((8, 8), target, 5, 1, torch.float32)
+    x = (100 * x).detach().to(dtype).requires_grad_()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            out = operator(x, weight, 5)
+            results.append([out, *torch.autograd.grad(out.float().sum(), (x, weight))])
+    assert all(map(torch.equal, *results))
+    assert all(tensor.isfinite().all() for tensor in results[0])
 
 
 def test_window_zeros_leave_taps_out():
     x, logits = maps((6, 6), (12, 12), 3, 1)
-    window = torch.zeros(3, 3)
+    window = torch.zeros(3, 3).T  # of any strides
     window[1, 1] = 1
     expected = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(adaptive_filter(x, logits, 3, window=window), expected)

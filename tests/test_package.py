@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 import tarfile
@@ -63,11 +64,25 @@ def test_the_test_above_can_fail(tmp_path, monkeypatch):
     assert {"freqfusion.layers", "mmcv.ops"} <= set(imported_modules(file))
 
 
-def test_import_is_light():
+def test_import_is_light(tmp_path):
+    for name in ("triton", "torchvision", "matplotlib", *FRAMEWORKS):  # as if they were installed
+        (tmp_path / f"{name}.py").touch()
     code = "import sys, freqfusion; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = set(run_python(code, cwd=ROOT).split())
+    path = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    loaded = set(run_python(code, cwd=tmp_path, env=path).split())
     assert "torch" in loaded
     assert not loaded & {"triton", "torchvision", *FRAMEWORKS, "kernels", "matplotlib", "cv2"}
+
+
+@pytest.mark.parametrize("first", ["freqfusion", "torch.utils.flop_counter"])
+def test_flops_are_counted_whichever_is_imported_first(first):
+    code = (
+        f"import {first}, torch, freqfusion; from torch.utils.flop_counter import FlopCounterMode\n"
+        "counter = FlopCounterMode(display=False)\n"
+        "with counter: freqfusion.reassemble(torch.ones(1, 2, 4, 4), torch.ones(1, 9, 8, 8), 3)\n"
+        "print(counter.get_total_flops())"
+    )
+    assert int(run_python(code, cwd=ROOT)) == 2 * 9 * 2 * 64
 
 
 def test_import_is_silent():
@@ -119,7 +134,7 @@ def test_distribution_installs_and_imports(distributions, kind, tmp_path):
         "print(freqfusion.__file__); "
         "freqfusion.FreqFusion(8, 8)(torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2))"
     )
-    assert run_python(code, "-P", cwd=tmp_path).startswith(str(target))
+    assert run_python(code, "-I", cwd=tmp_path).startswith(str(target))
     assert (target / "freqfusion" / "py.typed").exists()
     assert not (target / "kernels").exists()
 
@@ -139,4 +154,4 @@ def test_imports_from_a_bare_checkout(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import freqfusion as f; print(f.__file__)"
     )
-    assert run_python(code, "-P", cwd=tmp_path).strip() == str(PACKAGE / "__init__.py")
+    assert run_python(code, "-I", cwd=tmp_path).strip() == str(PACKAGE / "__init__.py")

@@ -54,6 +54,15 @@ def test_zero_vectors_have_no_similarity_and_finite_gradients():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_zero_vector_among_others_gets_no_gradient(dtype):
+    x = torch.randn(1, 4, 6, 6, dtype=dtype)
+    x[:, :, 2, 2] = 0
+    local_similarity(x.requires_grad_()).sum().backward()
+    assert (x.grad[:, :, 2, 2] == 0).all()
+    assert 0 < x.grad.abs().max() < 100
+
+
 def test_empty_batch():
     x = torch.randn(0, 4, 6, 6, requires_grad=True)
     local_similarity(x).sum().backward()

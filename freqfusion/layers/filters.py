@@ -34,14 +34,18 @@ def normalise_kernels(
     dtype = torch.promote_types(logits.dtype, torch.float32)
     taps = logits.to(dtype).unflatten(1, (groups, kernel_size**2))
     if window is not None:
-        taps = taps + window.to(dtype).log().view(-1, 1, 1)
+        taps = taps + window.to(dtype).log().reshape(-1, 1, 1)
     return taps.softmax(2).flatten(1, 2).to(logits.dtype)
 
 
-def nearest_upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Repeats pixels of `x` (B, C, h, w) up to `size` (H, W): row i is row floor(i*h/H)."""
+def nearest_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes `x` (B, C, h, w) to `size` (H, W): row i is row floor(i*h/H), exactly.
+
+    `torch.nn.functional.interpolate` computes that index in floating point, and misses some.
+    """
     for dim, target in zip((2, 3), size, strict=True):
         source = x.shape[dim]
-        if source != target:
+        # a compiled or exported graph must hold for every size, so it gets no shortcut
+        if torch.compiler.is_compiling() or source != target:
             x = x.index_select(dim, torch.arange(target, device=x.device) * source // target)
     return x

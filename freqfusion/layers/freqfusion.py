@@ -21,7 +21,7 @@ from ..ops._checks import (
     check_same_device,
 )
 from ..ops._geometry import autocast_input
-from .filters import hamming2d, nearest_upsample, normalise_kernels
+from .filters import hamming2d, nearest_resize, normalise_kernels
 from .offsets import OFFSET_MODES, OffsetGenerator, convolve_together
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
@@ -132,6 +132,8 @@ class FreqFusion(nn.Module):
         check_choice("offset_mode", offset_mode, OFFSET_MODES)
         _check_divides("up_group", up_group, "hr_channels", hr_channels)
         _check_divides("up_group", up_group, "lr_channels", lr_channels)
+        if semi_conv and comp_feat_upsample and use_high_pass:  # which filters the compressed map
+            _check_divides("up_group", up_group, "compressed_channels", compressed_channels)
         if feature_resample:
             _check_divides(
                 "feature_resample_group", feature_resample_group, "lr_channels", lr_channels
@@ -163,12 +165,14 @@ class FreqFusion(nn.Module):
                 zero_init=zero_init_offset,
             )
         for name, size in (("lowpass", lowpass_kernel), ("highpass", highpass_kernel)):
-            window = hamming2d(size) if hamming_window else torch.ones(1)
+            window = torch.empty(1, 1, size, size) if hamming_window else torch.empty(1)
             self.register_buffer(f"hamming_{name}", window)
         self.reset_parameters()
 
     def reset_parameters(self):
         """The published initialisation: Xavier-uniform, no biases, kernel logits near zero."""
+        for window in (self.hamming_lowpass, self.hamming_highpass):
+            window.copy_(hamming2d(window.shape[-1]) if self.hamming_window else torch.ones(1))
         for name, module in self.named_children():
             if isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.bias)
@@ -213,15 +217,15 @@ class FreqFusion(nn.Module):
         """From the compressed maps: the fine one (enhanced), low-pass kernels, high-pass logits."""
         size = hr.shape[2:]
         if not self.semi_conv:
-            low, high = self._encode(hr + nearest_upsample(lr, size))
+            low, high = self._encode(hr + nearest_resize(lr, size))
             return hr, self._low_pass_kernels(low), high
         low_lr, high_lr = self._encode(lr)
         if self.comp_feat_upsample:
             return self._initial_fusion(hr, low_lr, high_lr)
         low, high = self._encode(hr)
         if self.use_high_pass:
-            high = high + nearest_upsample(high_lr, size)
-        return hr, self._low_pass_kernels(low + nearest_upsample(low_lr, size)), high
+            high = high + nearest_resize(high_lr, size)
+        return hr, self._low_pass_kernels(low + nearest_resize(low_lr, size)), high
 
     def _initial_fusion(
         self, hr: Tensor, low_lr: Tensor, high_lr: Tensor | None
@@ -244,8 +248,11 @@ class FreqFusion(nn.Module):
         return convolve_together(x, self.content_encoder, self.content_encoder2)
 
     def _low_pass_kernels(self, logits: Tensor) -> Tensor:
-        window = self.hamming_lowpass if self.hamming_window else None
+        window = self._window(self.hamming_lowpass)
         return normalise_kernels(logits, self.lowpass_kernel, self.up_group, window)
+
+    def _window(self, window: Tensor) -> Tensor | None:
+        return window if self.hamming_window else None
 
     def _reassemble(self, x: Tensor, mask_lr: Tensor) -> Tensor:
         return reassemble(
@@ -262,7 +269,7 @@ class FreqFusion(nn.Module):
             logits,
             self.lowpass_kernel,
             groups=self.up_group,
-            window=self.hamming_lowpass if self.hamming_window else None,
+            window=self._window(self.hamming_lowpass),
             padding_mode=self.padding_mode,
         )
 
@@ -272,13 +279,13 @@ class FreqFusion(nn.Module):
             logits,
             self.highpass_kernel,
             groups=self.up_group,
-            window=self.hamming_highpass if self.hamming_window else None,
+            window=self._window(self.hamming_highpass),
             padding_mode=self.padding_mode,
         )
 
     def _interpolate(self, lr_feat: Tensor, size: tuple[int, int]) -> Tensor:
         if self.upsample_mode == "nearest":
-            return nearest_upsample(lr_feat, size)
+            return nearest_resize(lr_feat, size)
         return F.interpolate(
             lr_feat, size, mode=self.upsample_mode, align_corners=self.align_corners
         )

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from ..ops import local_similarity
 from ..ops._checks import check_choice
-from .filters import nearest_upsample
+from ..ops._geometry import memory_format_of
+from ..ops.similarity import NEIGHBOURS
+from .filters import nearest_resize
 
 OFFSET_MODES = ("sim_concat", "sim")
-SIMILARITIES = 8  # neighbours that local_similarity looks at
 
 
 class OffsetGenerator(nn.Module):
@@ -62,8 +63,8 @@ class OffsetGenerator(nn.Module):
                 f"for feature_resample_norm, got {channels}"
             )
         self.groups, self.mode, self.zero_init = groups, mode, zero_init
-        both = channels + SIMILARITIES
-        offset_in, gate_in = (both, both) if mode == "sim_concat" else (SIMILARITIES, channels)
+        both = channels + NEIGHBOURS
+        offset_in, gate_in = (both, both) if mode == "sim_concat" else (NEIGHBOURS, channels)
         padding = kernel_size // 2
         self.offset = nn.Conv2d(offset_in, 8 * groups, kernel_size, padding=padding)
         self.direct_scale = nn.Conv2d(gate_in, 8 * groups, kernel_size, padding=padding)
@@ -78,6 +79,7 @@ class OffsetGenerator(nn.Module):
 
     def reset_parameters(self):
         """Xavier-uniform weights and zero biases; zero weights for the offsets with `zero_init`."""
+        self.init_pos.copy_(sub_pixel_centres(self.groups))
         for conv in (self.offset, self.direct_scale, self.hr_offset, self.hr_direct_scale):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
@@ -95,7 +97,7 @@ class OffsetGenerator(nn.Module):
         fine_offset, fine_gate = self._convolve(
             self.norm_hr(hr), self.hr_offset, self.hr_direct_scale
         )
-        offset, gate = (nearest_upsample(sub_pixels(x), hr.shape[2:]) for x in coarse)
+        offset, gate = (nearest_resize(sub_pixels(x), hr.shape[2:]) for x in coarse)
         return (fine_offset + offset) * (fine_gate + gate).sigmoid()
 
     def _convolve(self, x: Tensor, offset: nn.Conv2d, gate: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -106,7 +108,12 @@ class OffsetGenerator(nn.Module):
 
 
 def convolve_together(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
-    """Results of convolutions of one input, alike in size and padding, computed as one."""
+    """Results of convolutions of one input, alike in size and padding, computed as one.
+
+    A convolution that was replaced, parametrised or hooked is called by itself.
+    """
+    if not all(type(c) is nn.Conv2d and not c._forward_pre_hooks | c._forward_hooks for c in convs):
+        return tuple(conv(x) for conv in convs)
     weight = torch.cat([conv.weight for conv in convs])
     bias = torch.cat([conv.bias for conv in convs])
     out = F.conv2d(x, weight, bias, padding=convs[0].padding)
@@ -138,7 +145,8 @@ def sample(feature: Tensor, offset: Tensor, unit: tuple[int, int]) -> Tensor:
         padding_mode="border",
         align_corners=False,
     )
-    return sampled.view(batch, channels, height, width).to(feature.dtype)
+    sampled = sampled.view(batch, channels, height, width)
+    return sampled.to(feature.dtype, memory_format=memory_format_of(feature))
 
 
 def sub_pixels(x: Tensor) -> Tensor:

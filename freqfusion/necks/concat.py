@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers import FreqFusion
 from ..ops._checks import check_positive
+from ..ops._geometry import memory_format_of
 
 
 class FreqFusionConcat(nn.Module):
@@ -59,6 +60,7 @@ class FreqFusionConcat(nn.Module):
         if len(in_channels) < 2:
             raise ValueError(f"in_channels must name at least two maps, got {list(in_channels)}")
         check_positive("compress_ratio", compress_ratio)
+        check_positive("feature_resample_group", feature_resample_group)
         groups = feature_resample_group if feature_resample else 1
         for channels in in_channels:
             if channels % groups:
@@ -97,5 +99,6 @@ class FreqFusionConcat(nn.Module):
 
 def concat_groups(a: Tensor, b: Tensor, groups: int) -> Tensor:
     """Concatenates maps along the channels, their `groups` slices taking turns: a0, b0, a1, b1."""
-    a, b = a.unflatten(1, (groups, -1)), b.unflatten(1, (groups, -1))
-    return torch.cat((a, b), 2).flatten(1, 2)
+    grouped = [x.unflatten(1, (groups, x.shape[1] // groups)) for x in (a, b)]
+    joined = torch.cat(grouped, 2).flatten(1, 2)
+    return joined.contiguous(memory_format=memory_format_of(a))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -94,16 +95,20 @@ class _FreqFusionPyramid(nn.Module):
         check_positive("compress_ratio", compress_ratio)
         channels = self.out_channels
         compressed = 2 * channels // compress_ratio
-        return nn.ModuleList(
-            FreqFusion(channels, channels, compressed_channels=compressed, **fusion)
-            for _ in range(count)
-        )
+        fusion["compressed_channels"] = compressed
+        inspect.signature(FreqFusion).bind(channels, channels, **fusion)  # without any fusion too
+        try:
+            return nn.ModuleList(FreqFusion(channels, channels, **fusion) for _ in range(count))
+        except ValueError as error:
+            rule = f"compressed_channels is 2 * out_channels // compress_ratio = {compressed} here"
+            raise ValueError(f"{error}; {rule}") from None
 
     def _laterals(self, feats: Sequence[Tensor]) -> list[Tensor]:
         if len(feats) != len(self.in_channels):
             raise ValueError(f"feats must be {len(self.in_channels)} maps, got {len(feats)}")
         used = feats[self.levels.start : self.levels.stop]
-        return [conv(feat) for conv, feat in zip(self.lateral_convs, used, strict=False)]
+        convs = self.lateral_convs[: len(used)]
+        return [conv(feat) for conv, feat in zip(convs, used, strict=True)]
 
     def _fuse_top_down(self, laterals: list[Tensor]) -> list[Tensor]:
         """Fuses every lateral with the one above it, from the top down."""
@@ -118,8 +123,8 @@ class FreqFusionFPN(_FreqFusionPyramid):
     """A feature pyramid network that fuses by `FreqFusion`: a drop-in for mmdet's and mmseg's FPN.
 
     Lateral 1x1 convolutions, fusion from the top down, a 3x3 convolution for every output, and
-    extra levels on top by strided convolution or max-pooling. A plain FPN's weights fit; only
-    `alignment.{i}.*`, i the level that is fused into, are new.
+    extra levels on top by strided convolution or max-pooling. Weights of a plain FPN
+    without norms fit; only `alignment.{i}.*`, i the level that is fused into, are new.
 
     Args:
         in_channels: channels of the backbone's maps, finest first.
@@ -205,7 +210,8 @@ class FreqFusionFPN(_FreqFusionPyramid):
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Turns the backbone's maps, finest first, into the pyramid; see the class."""
         laterals = self._fuse_top_down(self._laterals(feats))
-        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        convs = self.fpn_convs[: len(laterals)]
+        outs = [conv(x) for conv, x in zip(convs, laterals, strict=True)]
         if self.add_extra_convs:
             sources = {"on_input": feats[-1], "on_lateral": laterals[-1], "on_output": outs[-1]}
             x = sources[self.add_extra_convs]

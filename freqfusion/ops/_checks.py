@@ -32,6 +32,8 @@ def check_map(name: str, value: Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
     if value.dim() != 4:
         raise ValueError(f"{name} must be a map (B, C, H, W), got shape {tuple(value.shape)}")
+    if value.shape[2] == 0 or value.shape[3] == 0:
+        raise ValueError(f"{name} must have rows and columns, got shape {tuple(value.shape)}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must have a floating point dtype, got {value.dtype}")
 

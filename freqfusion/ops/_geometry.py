@@ -20,10 +20,20 @@ def autocast_input(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device_type))
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Turns autocast off inside an operator: its sums stay in the accumulation dtype."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last or contiguous_format; a map that could be either is contiguous."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def empty_in_format(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Uninitialised map of `size` in the memory format (NCHW or channels_last) of `x`."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    memory_format = memory_format_of(x)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
@@ -70,8 +80,8 @@ def pad(x: Tensor, radius: int, mode: str, extra: tuple[int, int] = (0, 0)) -> T
     if mode == "reflect":
         for dim in (2, 3):
             size = x.shape[dim]
-            index = [_reflect(i, size) for i in range(-radius, size + radius)]
-            x = x.index_select(dim, torch.tensor(index, device=x.device))
+            positions = torch.arange(-radius, size + radius, device=x.device)
+            x = x.index_select(dim, _mirror(positions, size))
         radius = 0
     return F.pad(x, (radius, radius + extra[1], radius, radius + extra[0]))
 
@@ -84,12 +94,12 @@ def pad_backward(grad: Tensor, radius: int, mode: str) -> Tensor:
         if mode == "reflect":
             inner = inner.clone()
             for i in (*range(-radius, 0), *range(size, size + radius)):
-                inner.select(dim, _reflect(i, size)).add_(grad.select(dim, i + radius))
+                inner.select(dim, _mirror(i, size)).add_(grad.select(dim, i + radius))
         grad = inner
     return grad
 
 
-def _reflect(i: int, size: int) -> int:
-    """Index that `i` reads if a row of `size` is mirrored at its ends, as often as needed."""
-    period = 2 * (size - 1)
-    return min(i % period, -i % period) if period else 0
+def _mirror(position: int | Tensor, size: int) -> int | Tensor:
+    """Index that `position` reads if a row of `size` is mirrored at its ends for ever."""
+    last = size - 1
+    return last - abs(last - position % (2 * last)) if last else position * 0

@@ -76,8 +76,8 @@ class Tiling:
     def _join_inputs(self, inputs: Tensor) -> Tensor:
         """Adjoint of `_cut_inputs`: adds the tiles up where they overlap.
 
-        Cut into blocks of at most T x T, blocks at the same place of their tiles do not overlap:
-            one sum for each.
+        If each is cut into blocks of at most T x T, blocks from the same place of all tiles do not
+        overlap, and are added in one go.
         """
         tile, (rows, cols) = self.tile, self.grid
         inputs = inputs.unflatten(4, (self.reach, self.reach)).permute(0, 1, 4, 2, 5, 3, 6)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
 from ._checks import check_filter
-from ._geometry import accumulate_dtype, autocast_input, empty_in_format
+from ._geometry import accumulate_dtype, autocast_input, empty_in_format, without_autocast
+from .flops import register_when_imported
 
 
 def reassemble(
@@ -135,7 +135,8 @@ def carafe(
 def _reassemble(
     x: Tensor, weight: Tensor, kernel_size: int, groups: int, padding_mode: str
 ) -> Tensor:
-    return reference.reassemble_forward(x, weight, kernel_size, groups, padding_mode)
+    with without_autocast(x):
+        return reference.reassemble_forward(x, weight, kernel_size, groups, padding_mode)
 
 
 @torch.library.custom_op("freqfusion::reassemble_backward", mutates_args=())
@@ -150,7 +151,8 @@ def _reassemble_backward(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     args = kernel_size, groups, padding_mode, need_x, need_weight
-    return reference.reassemble_backward(grad_out, x, weight, *args)
+    with without_autocast(x):
+        return reference.reassemble_backward(grad_out, x, weight, *args)
 
 
 @torch.library.custom_op("freqfusion::adaptive_filter", mutates_args=())
@@ -163,7 +165,8 @@ def _adaptive_filter(
     padding_mode: str,
 ) -> tuple[Tensor, Tensor]:
     args = kernel_size, groups, padding_mode
-    return reference.adaptive_filter_forward(x, logits, window, *args)
+    with without_autocast(x):
+        return reference.adaptive_filter_forward(x, logits, window, *args)
 
 
 @torch.library.custom_op("freqfusion::adaptive_filter_backward", mutates_args=())
@@ -180,7 +183,8 @@ def _adaptive_filter_backward(
     need_logits: bool,
 ) -> tuple[Tensor, Tensor]:
     args = kernel_size, groups, padding_mode, need_x, need_logits
-    return reference.adaptive_filter_backward(grad_out, x, logits, window, lse, *args)
+    with without_autocast(x):
+        return reference.adaptive_filter_backward(grad_out, x, logits, window, lse, *args)
 
 
 # Shapes and strides without data.
@@ -234,6 +238,7 @@ def _reassemble_gradients(ctx, grad_out):
 def _adaptive_filter_setup(ctx, inputs, output):
     x, logits, window, *ctx.options = inputs
     ctx.save_for_backward(x, logits, window, output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
 def _adaptive_filter_gradients(ctx, grad_out, grad_lse):
@@ -245,31 +250,4 @@ def _adaptive_filter_gradients(ctx, grad_out, grad_lse):
 _reassemble.register_autograd(_reassemble_gradients, setup_context=_reassemble_setup)
 _adaptive_filter.register_autograd(_adaptive_filter_gradients, setup_context=_adaptive_filter_setup)
 
-
-# Floating point operations: one multiply-add for every tap, channel and output position, for each
-# result.
-
-
-def _flops(x_shape, weight_shape, kernel_size: int, results: int = 1) -> int:
-    batch, channels = x_shape[:2]
-    return 2 * results * kernel_size**2 * batch * channels * weight_shape[2] * weight_shape[3]
-
-
-@register_flop_formula(torch.ops.freqfusion.reassemble)
-def _(x_shape, weight_shape, kernel_size, *args, **kwargs) -> int:
-    return _flops(x_shape, weight_shape, kernel_size)
-
-
-@register_flop_formula(torch.ops.freqfusion.adaptive_filter)
-def _(x_shape, logits_shape, window_shape, kernel_size, *args, **kwargs) -> int:
-    return _flops(x_shape, logits_shape, kernel_size)
-
-
-@register_flop_formula(torch.ops.freqfusion.reassemble_backward)
-def _(grad_shape, x_shape, weight_shape, kernel_size, *args, **kwargs) -> int:
-    return _flops(x_shape, weight_shape, kernel_size, results=sum(args[-2:]))
-
-
-@register_flop_formula(torch.ops.freqfusion.adaptive_filter_backward)
-def _(grad_shape, x_shape, logits_shape, window_shape, lse_shape, kernel_size, *args, **kwargs):
-    return _flops(x_shape, logits_shape, kernel_size, results=sum(args[-2:]))
+register_when_imported()

@@ -111,4 +111,4 @@ def _biased_logits(logits: Tensor, window: Tensor | None, groups: int) -> Tensor
     dtype = accumulate_dtype(logits)
     biased = logits.to(dtype, copy=True, memory_format=torch.contiguous_format)
     biased = biased.unflatten(1, (groups, logits.shape[1] // groups))
-    return biased if window is None else biased.add_(window.to(dtype).log().view(-1, 1, 1))
+    return biased if window is None else biased.add_(window.to(dtype).log().reshape(-1, 1, 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_map, check_positive
-from ._geometry import accumulate_dtype, empty_in_format
+from ._geometry import accumulate_dtype, empty_in_format, without_autocast
 
 NEIGHBOURS = 8
 _EPS = 1e-8  # least norm, as in torch.nn.functional.cosine_similarity
@@ -46,6 +46,17 @@ def local_similarity(x: Tensor, dilation: int = 2) -> Tensor:
 
 @torch.library.custom_op("freqfusion::local_similarity", mutates_args=())
 def _local_similarity(x: Tensor, dilation: int) -> Tensor:
+    with without_autocast(x):
+        return _forward(x, dilation)
+
+
+@torch.library.custom_op("freqfusion::local_similarity_backward", mutates_args=())
+def _local_similarity_backward(grad_out: Tensor, x: Tensor, dilation: int) -> Tensor:
+    with without_autocast(x):
+        return _backward(grad_out, x, dilation)
+
+
+def _forward(x: Tensor, dilation: int) -> Tensor:
     unit, _ = _normalise(x)
     batch, _, height, width = x.shape
     out = unit.new_zeros(batch, NEIGHBOURS, height, width)
@@ -56,8 +67,7 @@ def _local_similarity(x: Tensor, dilation: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("freqfusion::local_similarity_backward", mutates_args=())
-def _local_similarity_backward(grad_out: Tensor, x: Tensor, dilation: int) -> Tensor:
+def _backward(grad_out: Tensor, x: Tensor, dilation: int) -> Tensor:
     unit, norm = _normalise(x)
     grad_unit = torch.zeros_like(unit)
     for tap, here, there in _pairs(*x.shape[2:], dilation):
@@ -65,8 +75,9 @@ def _local_similarity_backward(grad_out: Tensor, x: Tensor, dilation: int) -> Te
         grad = grad + grad_out[:, NEIGHBOURS - 1 - tap : NEIGHBOURS - tap][there]
         grad_unit[here].addcmul_(unit[there], grad)
         grad_unit[there].addcmul_(unit[here], grad)
-    along = (unit * grad_unit).sum(1, keepdim=True).masked_fill_(norm <= _EPS, 0)
+    along = (unit * grad_unit).sum(1, keepdim=True)
     grad_x = grad_unit.addcmul_(unit, along, value=-1).div_(norm)
+    grad_x.masked_fill_(norm <= _EPS, 0)  # a zero vector has no direction to move in
     return empty_in_format(x, x.shape).copy_(grad_x)
 
 
