@@ -105,7 +105,8 @@ def results(run: Run, metrics: list[str]) -> dict[str, float] | None:
     schedule = run.check().train_cfg
     steps = schedule.get("max_iters", schedule.get("max_epochs"))
     logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
-    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
+    records = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut one off
     final = [record for record in records if record["step"] == steps and "loss" not in record]
     if not final:
         return None
