@@ -49,3 +49,49 @@ def local_similarity(x, dilation=2):
         for i, j in steps
     ]
     return torch.stack([F.cosine_similarity(x, neighbour, dim=1) for neighbour in shifted], 1)
+
+
+def freq_fusion(layer, hr_feat, lr_feat):
+    """The published forward pass, step by step, for the default switches and any ratio of sizes."""
+    low_args = layer.lowpass_kernel, layer.up_group, layer.hamming_lowpass, layer.padding_mode
+    high_args = layer.highpass_kernel, layer.up_group, layer.hamming_highpass, layer.padding_mode
+    hr, lr = layer.hr_channel_compressor(hr_feat), layer.lr_channel_compressor(lr_feat)
+    high = layer.content_encoder2(hr)
+    hr = 2 * hr - adaptive_filter(hr, high, *high_args)
+    low = layer.content_encoder(hr)
+    low = low + adaptive_filter(layer.content_encoder(lr), low, *low_args)
+    high = high + adaptive_filter(layer.content_encoder2(lr), low, *low_args)
+    fine = 2 * hr_feat - adaptive_filter(hr_feat, high, *high_args)
+    coarse = adaptive_filter(lr_feat, low, *low_args)
+    return fine, resample(layer.dysampler, hr, lr, coarse)
+
+
+def resample(generator, hr, lr, feature):
+    """The offset generator and its sampling, a channel group and a corner of pixels at a time."""
+    (height, width), (h, w) = hr.shape[2:], lr.shape[2:]
+    rows, cols = torch.arange(height) * 2 * h // height, torch.arange(width) * 2 * w // width
+    sums = []
+    for name in ("offset", "direct_scale"):
+        maps = []
+        for side, x, norm in (("hr_", hr, generator.norm_hr), ("", lr, generator.norm_lr)):
+            x = norm(x)
+            similarity = local_similarity(x)
+            if generator.mode == "sim_concat":
+                x = torch.cat((x, similarity), 1)
+            elif name == "offset":
+                x = similarity
+            maps.append(getattr(generator, side + name)(x))
+        sums.append(maps[0] + F.pixel_shuffle(maps[1], 2)[:, :, rows][:, :, :, cols])
+    offset = sums[0] * sums[1].sigmoid()
+    out = []
+    for group, part in enumerate(feature.chunk(generator.groups, 1)):
+        x = torch.arange(width) + offset[:, group] * width / w
+        y = torch.arange(height)[:, None] + offset[:, generator.groups + group] * height / h
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+        total = 0
+        for i in range(height):
+            for j in range(width):
+                near = (1 - (y - i).abs()).clamp(min=0) * (1 - (x - j).abs()).clamp(min=0)
+                total = total + near[:, None] * part[:, :, i : i + 1, j : j + 1]
+        out.append(total)
+    return torch.cat(out, 1)

@@ -1,6 +1,7 @@
 import itertools
 import warnings
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,25 @@ def test_agrees_with_the_authors_implementation(golden, dtype, tolerance):
     for value, expected in pairs:
         assert value.shape == expected.shape
         assert (value.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("offset_mode", ["sim_concat", "sim"])
+@pytest.mark.parametrize(
+    ("fine", "coarse"), [((8, 12), (4, 6)), ((9, 7), (5, 4)), ((8, 9), (3, 9))]
+)
+def test_against_oracle(fine, coarse, offset_mode, padding_mode):
+    layer = small(offset_mode=offset_mode, padding_mode=padding_mode, up_group=2).double()
+    maps = inputs(fine, coarse, dtype=torch.float64)
+    _, *actual = layer(*maps)
+    expected = oracle.freq_fusion(layer, *maps)
+    for value, reference in zip(actual, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=0, atol=1e-10)
+    grads = [
+        torch.autograd.grad(sum(x.square().sum() for x in y), maps) for y in (actual, expected)
+    ]
+    for value, reference in zip(*grads, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("fine", "coarse"), SIZES, ids=str)
