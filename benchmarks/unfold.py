@@ -39,9 +39,10 @@ class UnfoldFreqFusion(FreqFusion):
     def _low_pass(self, x, logits):
         return reassemble(x, self._low_pass_kernels(logits), self.lowpass_kernel)
 
-    def _high_pass(self, x, logits):
+    def _high_pass(self, x, logits, residual):
         kernels = normalise_kernels(logits, self.highpass_kernel, 1, self.hamming_highpass)
-        return x - reassemble(x, kernels, self.highpass_kernel)
+        details = x - reassemble(x, kernels, self.highpass_kernel)
+        return x + details if residual else details
 
     def forward(self, *args, **kwargs):
         """See `FreqFusion`."""

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from freqfusion.ops import adaptive_filter, carafe, reassemble
+from freqfusion.ops import adaptive_filter, adaptive_high_pass, carafe, reassemble
 
 SIZES = [  # (h, w), (H, W)
     ((6, 8), (12, 16)),
@@ -147,14 +147,16 @@ class TestEveryRatio:
     @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "channels_last"])
     def test_opcheck(self, operator, target, layout):
         x, weight = maps((10, 8), target, 3, 2, layout=layout)
-        options = (torch.rand(3, 3),) if operator is adaptive_filter else ()
+        softmax = operator is adaptive_filter
+        window = (torch.rand(3, 3),) if softmax else ()
+        options = 3, 2, "zeros", *((2 if target == (10, 8) else 0,) if softmax else ())
         registered = getattr(torch.ops.freqfusion, operator.__name__).default
-        torch.library.opcheck(registered, (x, weight, *options, 3, 2, "zeros"))
+        torch.library.opcheck(registered, (x, weight, *window, *options))
         with torch.no_grad():
-            lse = [registered(x, weight, *options, 3, 2, "zeros")[1]] if options else []
+            lse = [registered(x, weight, *window, *options)[1]] if softmax else []
         backward = getattr(torch.ops.freqfusion, f"{operator.__name__}_backward").default
         grad = torch.randn(*x.shape[:2], *target, dtype=x.dtype)
-        args = grad, x.detach(), weight.detach(), *options, *lse, 3, 2, "zeros", True
+        args = grad, x.detach(), weight.detach(), *window, *lse, *options, True
         for need_weight in (True, False):
             torch.library.opcheck(backward, (*args, need_weight))
 
@@ -188,6 +190,41 @@ class TestEveryRatio:
         with FlopCounterMode(display=False) as counter:
             out.sum().backward()
         assert counter.get_total_flops() == forward
+
+
+@pytest.mark.parametrize("residual", [False, True])
+class TestHighPass:
+    @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "channels_last"])
+    @pytest.mark.parametrize(("kernel_size", "groups", "padding_mode"), CHOICES)
+    @pytest.mark.parametrize("size", [(13, 9), (1, 2)])
+    def test_oracle(
+        self, residual, size, kernel_size, groups, padding_mode, layout, poisoned_memory
+    ):
+        x, logits = maps(size, size, kernel_size, groups, layout=layout)
+        args = kernel_size, groups, torch.rand(kernel_size, kernel_size), padding_mode
+        out = adaptive_high_pass(x, logits, *args, residual)
+        expected = (1 + residual) * x - oracle.adaptive_filter(x, logits, *args)
+        close(out, expected, (x, logits))
+
+    def test_gradcheck(self, residual):
+        x, logits = maps((5, 4), (5, 4), 3, 2, batch=1)
+        assert gradcheck(
+            lambda *args: adaptive_high_pass(*args, 3, groups=2, residual=residual), (x, logits)
+        )
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_rounds_once(self, residual, dtype):
+        """The difference is taken before it is rounded to half precision."""
+        x, logits = (t.detach() for t in maps((8, 8), (8, 8), 3, 1, dtype))
+        out = adaptive_high_pass(x, logits, 3, residual=residual)
+        assert out.dtype == dtype
+        exact = adaptive_high_pass(x.double(), logits.double(), 3, residual=residual)
+        torch.testing.assert_close(out, exact.to(dtype), atol=1e-5, rtol=torch.finfo(dtype).eps)
+
+    def test_sizes_must_agree(self, residual):
+        x, logits = maps((4, 4), (8, 8), 3, 1)
+        with pytest.raises(ValueError, match=r"logits must be .*\(4, 4\), got \(8, 8\)"):
+            adaptive_high_pass(x, logits, 3, residual=residual)
 
 
 def test_autocast_casts_the_map_but_not_float64():

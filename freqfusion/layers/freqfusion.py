@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import adaptive_filter, reassemble
+from ..ops import adaptive_filter, adaptive_high_pass, reassemble
 from ..ops._checks import (
     PADDING_MODES,
     check_choice,
@@ -207,8 +207,7 @@ class FreqFusion(nn.Module):
             lr_feat = self._interpolate(lr_feat, hr_feat.shape[2:])
         lr_feat = self._reassemble(lr_feat, mask_lr)
         if self.use_high_pass:
-            details = self._high_pass(hr_feat, high_logits)
-            hr_feat = hr_feat + details if self.hr_residual else details
+            hr_feat = self._high_pass(hr_feat, high_logits, self.hr_residual)
         if self.feature_resample:
             lr_feat = self.dysampler(hr, lr, lr_feat)
         return FreqFusionOutput(mask_lr, hr_feat, lr_feat)
@@ -234,7 +233,7 @@ class FreqFusion(nn.Module):
         high = None
         if self.use_high_pass:
             high = self.content_encoder2(hr)
-            hr = hr + self._high_pass(hr, high)
+            hr = self._high_pass(hr, high, residual=True)
         low = self.content_encoder(hr)
         mask_lr = self._low_pass_kernels(low + self._low_pass(low_lr, low))
         if self.use_high_pass:
@@ -273,14 +272,15 @@ class FreqFusion(nn.Module):
             padding_mode=self.padding_mode,
         )
 
-    def _high_pass(self, x: Tensor, logits: Tensor) -> Tensor:
-        return x - adaptive_filter(
+    def _high_pass(self, x: Tensor, logits: Tensor, residual: bool) -> Tensor:
+        return adaptive_high_pass(
             x,
             logits,
             self.highpass_kernel,
             groups=self.up_group,
             window=self._window(self.hamming_highpass),
             padding_mode=self.padding_mode,
+            residual=residual,
         )
 
     def _interpolate(self, lr_feat: Tensor, size: tuple[int, int]) -> Tensor:

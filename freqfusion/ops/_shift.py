@@ -10,20 +10,34 @@ from torch import Tensor
 from ._geometry import accumulate_dtype, empty_in_format, pad, pad_backward
 
 
-def forward(x: Tensor, weight: Tensor, out: Tensor, kernel_size: int, groups: int, mode: str):
-    """Writes the filtered `x` (B, C, H, W) to `out`; `weight` is (B, groups*k*k, H, W)."""
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    kernel_size: int,
+    groups: int,
+    mode: str,
+    identity: int = 0,
+):
+    """Writes the filtered `x` (B, C, H, W) to `out`; `weight` is (B, groups*k*k, H, W).
+
+    With `identity` n > 0: n * x minus the filtered map. The same holds for the gradients.
+    """
     dtype = accumulate_dtype(x, weight)
     weight = weight.to(dtype).unflatten(1, (groups, 1, -1))
-    total = out.zero_() if out.dtype == dtype else torch.zeros_like(out, dtype=dtype)
+    total = out if out.dtype == dtype else torch.empty_like(out, dtype=dtype)
+    total.copy_(x).mul_(identity) if identity else total.zero_()
     grouped = total.unflatten(1, (groups, -1))
     padded = pad(x.to(dtype), kernel_size // 2, mode)
     for tap, shifted in _shifts(padded, kernel_size, groups):
-        grouped.addcmul_(shifted, weight[:, :, :, tap])
+        grouped.addcmul_(shifted, weight[:, :, :, tap], value=_sign(identity))
     if total is not out:
         out.copy_(total)
 
 
-def backward_x(grad_out: Tensor, weight: Tensor, kernel_size: int, groups: int, mode: str):
+def backward_x(
+    grad_out: Tensor, weight: Tensor, kernel_size: int, groups: int, mode: str, identity: int = 0
+) -> Tensor:
     """Gradient of `forward` for `x`, in the accumulation dtype."""
     dtype = accumulate_dtype(grad_out, weight)
     weight = weight.to(dtype).unflatten(1, (groups, 1, -1))
@@ -33,18 +47,31 @@ def backward_x(grad_out: Tensor, weight: Tensor, kernel_size: int, groups: int, 
     border = kernel_size - 1
     padded = empty_in_format(grad_out, (batch, channels, height + border, width + border)).zero_()
     for tap, shifted in _shifts(padded, kernel_size, groups):
-        shifted.addcmul_(grouped, weight[:, :, :, tap])
-    return pad_backward(padded, kernel_size // 2, mode)
+        shifted.addcmul_(grouped, weight[:, :, :, tap], value=_sign(identity))
+    grad_x = pad_backward(padded, kernel_size // 2, mode)
+    return grad_x.add_(grad_out, alpha=identity) if identity else grad_x
 
 
-def backward_weight(grad_out: Tensor, x: Tensor, grad_weight: Tensor, kernel_size: int, mode: str):
+def backward_weight(
+    grad_out: Tensor,
+    x: Tensor,
+    grad_weight: Tensor,
+    kernel_size: int,
+    mode: str,
+    identity: int = 0,
+):
     """Writes the gradient of `forward` for `weight` to `grad_weight` (B, groups, k*k, H, W)."""
     dtype = accumulate_dtype(grad_out, x)
     groups = grad_weight.shape[1]
     grouped = grad_out.to(dtype).unflatten(1, (groups, -1))
+    grouped = grouped.neg() if identity else grouped
     product = torch.empty_like(grouped)
     for tap, shifted in _shifts(pad(x.to(dtype), kernel_size // 2, mode), kernel_size, groups):
         grad_weight[:, :, tap] = torch.mul(grouped, shifted, out=product).sum(2)
+
+
+def _sign(identity: int) -> int:
+    return -1 if identity else 1
 
 
 def _shifts(padded: Tensor, kernel_size: int, groups: int) -> Iterator[tuple[int, Tensor]]:

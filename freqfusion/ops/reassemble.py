@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
-from ._checks import check_filter
+from . import backend
+from ._checks import check_filter, check_same_device
 from ._geometry import accumulate_dtype, autocast_input, empty_in_format, without_autocast
 from .flops import register_when_imported
 
@@ -103,16 +103,49 @@ def adaptive_filter(
         torch.Size([1, 8, 16, 16])
     """
     check_filter(x, "logits", logits, kernel_size, scale_factor, groups, padding_mode)
-    if window is not None:
-        if window.numel() != kernel_size**2:
-            raise ValueError(
-                f"window must have kernel_size**2 = {kernel_size**2} elements, "
-                f"got shape {tuple(window.shape)}"
-            )
-        if window.device != x.device:
-            raise ValueError(f"window must be on the device of x, {x.device}, got {window.device}")
-        window = window.detach()
-    return _adaptive_filter(autocast_input(x), logits, window, kernel_size, groups, padding_mode)[0]
+    window = _checked_window(window, x, kernel_size)
+    args = window, kernel_size, groups, padding_mode, 0
+    return _adaptive_filter(autocast_input(x), logits, *args)[0]
+
+
+def adaptive_high_pass(
+    x: Tensor,
+    logits: Tensor,
+    kernel_size: int,
+    groups: int = 1,
+    window: Tensor | None = None,
+    padding_mode: str = "zeros",
+    residual: bool = False,
+) -> Tensor:
+    """High frequencies of `x`: `x - adaptive_filter(x, ...)`, in one pass over memory.
+
+    Args:
+        x: the map to filter.
+        logits: see `adaptive_filter`, here of the size of `x`.
+        kernel_size: see `adaptive_filter`.
+        groups: see `adaptive_filter`.
+        window: see `adaptive_filter`.
+        padding_mode: see `adaptive_filter`.
+        residual: add them to `x`, which sharpens it: `2 * x - adaptive_filter(x, ...)`.
+
+    Shape:
+        - x: (B, C, H, W); logits: (B, groups * kernel_size**2, H, W)
+        - output: (B, C, H, W) in the dtype and memory format of `x`
+
+    Raises:
+        ValueError, TypeError: as `adaptive_filter`.
+
+    Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the adaptive high-pass filter.
+
+    Example:
+        >>> x = torch.full((1, 8, 16, 16), 3.0)
+        >>> adaptive_high_pass(x, torch.zeros(1, 9, 16, 16), 3)[0, 0, 8, 8].abs() < 1e-6
+        tensor(True)
+    """
+    check_filter(x, "logits", logits, kernel_size, 1, groups, padding_mode)
+    window = _checked_window(window, x, kernel_size)
+    args = window, kernel_size, groups, padding_mode, 2 if residual else 1
+    return _adaptive_filter(autocast_input(x), logits, *args)[0]
 
 
 def carafe(
@@ -128,15 +161,28 @@ def carafe(
     return reassemble(features, masks, kernel_size, scale_factor, group_size)
 
 
-# The operators. The reference is the implementation on every device that has no kernel.
+def _checked_window(window: Tensor | None, x: Tensor, kernel_size: int) -> Tensor | None:
+    if window is None:
+        return None
+    if window.numel() != kernel_size**2:
+        raise ValueError(
+            f"window must have kernel_size**2 = {kernel_size**2} elements, "
+            f"got shape {tuple(window.shape)}"
+        )
+    check_same_device("window", window, "x", x)
+    return window.detach()
+
+
+# The operators; `backend` says what computes them.
 
 
 @torch.library.custom_op("freqfusion::reassemble", mutates_args=())
 def _reassemble(
     x: Tensor, weight: Tensor, kernel_size: int, groups: int, padding_mode: str
 ) -> Tensor:
+    args = kernel_size, groups, padding_mode
     with without_autocast(x):
-        return reference.reassemble_forward(x, weight, kernel_size, groups, padding_mode)
+        return backend.of(x, weight, kernel_size).reassemble_forward(x, weight, *args)
 
 
 @torch.library.custom_op("freqfusion::reassemble_backward", mutates_args=())
@@ -152,7 +198,7 @@ def _reassemble_backward(
 ) -> tuple[Tensor, Tensor]:
     args = kernel_size, groups, padding_mode, need_x, need_weight
     with without_autocast(x):
-        return reference.reassemble_backward(grad_out, x, weight, *args)
+        return backend.of(x, weight, kernel_size).reassemble_backward(grad_out, x, weight, *args)
 
 
 @torch.library.custom_op("freqfusion::adaptive_filter", mutates_args=())
@@ -163,10 +209,12 @@ def _adaptive_filter(
     kernel_size: int,
     groups: int,
     padding_mode: str,
+    identity: int,
 ) -> tuple[Tensor, Tensor]:
-    args = kernel_size, groups, padding_mode
+    """Filtered map and log-sum-exp; with `identity` n > 0, n * x minus the filtered map."""
+    args = window, kernel_size, groups, padding_mode, identity
     with without_autocast(x):
-        return reference.adaptive_filter_forward(x, logits, window, *args)
+        return backend.of(x, logits, kernel_size).adaptive_filter_forward(x, logits, *args)
 
 
 @torch.library.custom_op("freqfusion::adaptive_filter_backward", mutates_args=())
@@ -179,12 +227,15 @@ def _adaptive_filter_backward(
     kernel_size: int,
     groups: int,
     padding_mode: str,
+    identity: int,
     need_x: bool,
     need_logits: bool,
 ) -> tuple[Tensor, Tensor]:
-    args = kernel_size, groups, padding_mode, need_x, need_logits
+    args = window, lse, kernel_size, groups, padding_mode, identity, need_x, need_logits
     with without_autocast(x):
-        return reference.adaptive_filter_backward(grad_out, x, logits, window, lse, *args)
+        return backend.of(x, logits, kernel_size).adaptive_filter_backward(
+            grad_out, x, logits, *args
+        )
 
 
 # Shapes and strides without data.
@@ -196,7 +247,7 @@ def _(x, weight, kernel_size, groups, padding_mode):
 
 
 @_adaptive_filter.register_fake
-def _(x, logits, window, kernel_size, groups, padding_mode):
+def _(x, logits, window, kernel_size, groups, padding_mode, identity):
     batch, _, height, width = logits.shape
     lse = logits.new_empty((batch, groups, height, width), dtype=accumulate_dtype(logits))
     return empty_in_format(x, (*x.shape[:2], height, width)), lse
@@ -213,7 +264,19 @@ def _(grad_out, x, weight, kernel_size, groups, padding_mode, need_x, need_weigh
 
 
 @_adaptive_filter_backward.register_fake
-def _(grad_out, x, logits, window, lse, kernel_size, groups, padding_mode, need_x, need_logits):
+def _(
+    grad_out,
+    x,
+    logits,
+    window,
+    lse,
+    kernel_size,
+    groups,
+    padding_mode,
+    identity,
+    need_x,
+    need_logits,
+):
     return _fake_gradients(x, logits, need_x, need_logits)
 
 
@@ -244,7 +307,7 @@ def _adaptive_filter_setup(ctx, inputs, output):
 def _adaptive_filter_gradients(ctx, grad_out, grad_lse):
     needed = ctx.needs_input_grad[:2]
     gradients = _adaptive_filter_backward(grad_out, *ctx.saved_tensors, *ctx.options, *needed)
-    return *_wanted(gradients, needed), None, None, None, None
+    return *_wanted(gradients, needed), None, None, None, None, None
 
 
 _reassemble.register_autograd(_reassemble_gradients, setup_context=_reassemble_setup)

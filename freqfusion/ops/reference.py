@@ -1,9 +1,9 @@
-"""Spatially-variant filtering in pure PyTorch, for every device without a kernel.
+"""The operators in pure PyTorch, for every device without kernels.
 
-The form is chosen by shape from the measurements that `benchmarks/ops.py` prints: shifted slices
-where the output is as large as the input, tiles as matrix products where it is larger. Both
-accumulate in float32 (float64 for float64 inputs), take any strides and are deterministic. Autograd
-does not look inside; backward is explicit.
+Filtering takes one of two forms, chosen by shape from the measurements that `benchmarks/ops.py`
+prints: shifted slices where the output is as large as the input, tiles as matrix products where it
+is larger. All accumulate in float32 (float64 for float64 inputs), take any strides and are
+deterministic. Autograd does not look inside; backward is explicit.
 """
 
 from __future__ import annotations
@@ -12,20 +12,38 @@ import torch
 from torch import Tensor
 
 from . import _shift
+from ._cosine import local_similarity_backward, local_similarity_forward
 from ._geometry import Spread, accumulate_dtype, empty_in_format
 from ._tile import Tiling
 
+__all__ = [
+    "adaptive_filter_backward",
+    "adaptive_filter_forward",
+    "local_similarity_backward",
+    "local_similarity_forward",
+    "reassemble_backward",
+    "reassemble_forward",
+]
+
 
 def reassemble_forward(
-    x: Tensor, weight: Tensor, kernel_size: int, groups: int, padding_mode: str
+    x: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    groups: int,
+    padding_mode: str,
+    identity: int = 0,
 ) -> Tensor:
-    """Filters `x` (B, C, h, w) with `weight` (B, groups*k*k, H, W); see `reassemble`."""
+    """Filters `x` (B, C, h, w) with `weight` (B, groups*k*k, H, W); see `reassemble`.
+
+    With `identity` n > 0, which only maps of the same size can have, n * x minus the filtered map.
+    """
     out = empty_in_format(x, (*x.shape[:2], *weight.shape[2:]))
     if out.numel() == 0:
         return out
     spread = Spread(x.shape[2:], weight.shape[2:], x.device)
     if spread.factor == (1, 1):
-        _shift.forward(x, weight, out, kernel_size, groups, padding_mode)
+        _shift.forward(x, weight, out, kernel_size, groups, padding_mode, identity)
         return out
     tiling = Tiling(x.shape[2:], spread.factor, kernel_size, groups, padding_mode)
     if spread.exact:
@@ -45,6 +63,7 @@ def reassemble_backward(
     padding_mode: str,
     need_x: bool = True,
     need_weight: bool = True,
+    identity: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `reassemble_forward` for `x` and `weight`; empty if not needed."""
     grad_x = empty_in_format(x, x.shape if need_x else (0, 0, 0, 0))
@@ -54,10 +73,11 @@ def reassemble_backward(
     spread = Spread(x.shape[2:], weight.shape[2:], x.device)
     if spread.factor == (1, 1):
         if need_x:
-            grad_x.copy_(_shift.backward_x(grad_out, weight, kernel_size, groups, padding_mode))
+            args = kernel_size, groups, padding_mode, identity
+            grad_x.copy_(_shift.backward_x(grad_out, weight, *args))
         if need_weight:
             grouped = grad_weight.unflatten(1, (groups, -1))
-            _shift.backward_weight(grad_out, x, grouped, kernel_size, padding_mode)
+            _shift.backward_weight(grad_out, x, grouped, kernel_size, padding_mode, identity)
         return grad_x, grad_weight
     tiling = Tiling(x.shape[2:], spread.factor, kernel_size, groups, padding_mode)
     grad_slots = spread.scatter(grad_out)
@@ -75,12 +95,13 @@ def adaptive_filter_forward(
     kernel_size: int,
     groups: int,
     padding_mode: str,
+    identity: int,
 ) -> tuple[Tensor, Tensor]:
     """Filters `x` by softmax(logits + log window); returns the log-sum-exp as well."""
     biased = _biased_logits(logits, window, groups)
     lse = biased.logsumexp(2)
     weight = biased.sub_(lse.unsqueeze(2)).exp_().flatten(1, 2)
-    return reassemble_forward(x, weight, kernel_size, groups, padding_mode), lse
+    return reassemble_forward(x, weight, kernel_size, groups, padding_mode, identity), lse
 
 
 def adaptive_filter_backward(
@@ -92,12 +113,13 @@ def adaptive_filter_backward(
     kernel_size: int,
     groups: int,
     padding_mode: str,
+    identity: int,
     need_x: bool = True,
     need_logits: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `adaptive_filter_forward`; the weights come back from `lse`."""
     weight = _biased_logits(logits, window, groups).sub_(lse.unsqueeze(2)).exp_()
-    args = kernel_size, groups, padding_mode, need_x, need_logits
+    args = kernel_size, groups, padding_mode, need_x, need_logits, identity
     grad_x, grad_weight = reassemble_backward(grad_out, x, weight.flatten(1, 2), *args)
     grad_logits = empty_in_format(logits, logits.shape if need_logits else (0, 0, 0, 0))
     if need_logits:
