@@ -1,5 +1,6 @@
 # make demo   train a plain FPN and its FreqFusionFPN twin on generated scenes, and compare them
-# make test   every test, in an environment with the compiled OpenMMLab stack
+# make test   every test, in an environment with the compiled OpenMMLab stack; the Triton kernels in
+#             Triton's interpreter, a process of its own
 # make lint   formatting and style
 
 PYTHON ?= python3
@@ -15,6 +16,7 @@ demo: $(DEMO_ENV)/ready
 
 test: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/python -m pytest $(ARGS)
+	$(if $(ARGS),,TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(TEST_ENV)/bin/python -m pytest tests/test_kernels.py)
 
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff format --check .

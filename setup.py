@@ -28,10 +28,13 @@ setup(
         "freqfusion",
         "freqfusion.integrations",
         "freqfusion.integrations.openmmlab",
+        "freqfusion.kernels",
         "freqfusion.layers",
         "freqfusion.necks",
         "freqfusion.ops",
     ],
+    # In a checkout the kernels are at the top; `kernels` is the import name of another package.
+    package_dir={"freqfusion.kernels": "kernels"},
     package_data={"freqfusion": ["py.typed"]},
     install_requires=["torch>=2.6", "numpy"],
     extras_require={
@@ -50,6 +53,12 @@ setup(
             "onedl-mmcv==2.3.6",
             "onedl-mmsegmentation==1.4.2",
         ],
-        "dev": ["build", "pytest", "ruff"],
+        "dev": [
+            "build",
+            "pytest",
+            "ruff",
+            "matplotlib",
+            "triton==3.8.*; platform_system == 'Linux'",
+        ],
     },
 )

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from . import reassemble, similarity, tuning
-from .tuning import Blocks, power_of_2
+from .tuning import Blocks, factor, power_of_2, reach
 
 EPS = 1e-8  # least norm, as in torch.nn.functional.cosine_similarity
 
@@ -108,8 +108,9 @@ def backward_x(
 ) -> Iterator[Launch]:
     """Writes the gradient of `x` and its border."""
     channels = grad_x.shape[1] // f.groups
-    channels_last = grad_out.stride(1) == 1
-    for blocks in tuning.input_tiles(channels, grad_out.element_size(), channels_last):
+    whole = all(factor(*sizes) for sizes in _sizes(f, grad_x, weight))
+    layout = grad_out.element_size(), grad_out.stride(1) == 1
+    for blocks in tuning.input_tiles(channels, *layout, whole):
         block = 8 if f.kernel_size <= 7 else 4  # kernels of 81 taps and more are fewer at a time
         arguments = {"grad_out_ptr": grad_out, "weight_ptr": weight, "grad_x_ptr": grad_x}
         arguments |= _filter(f, grad_x, weight, lse, blocks, grad_out, weight, grad_x)
@@ -124,7 +125,7 @@ def backward_x(
 
 def similarity_forward(x: Tensor, out: Tensor, dilation: int) -> Iterator[Launch]:
     """Writes cosine similarities (B, 8, H, W), contiguous float32."""
-    for blocks in tuning.pixel_tiles(x.shape[1], x.stride(1) == 1):
+    for blocks in tuning.pixel_tiles():
         arguments = {"x_ptr": x, "out_ptr": out}
         arguments |= _similarity(x, dilation, blocks, x, out) | _strides("x", x)
         grid = x.shape[0] * _tiles(x, blocks), 1
@@ -135,28 +136,12 @@ def similarity_backward(
     grad_out: Tensor, x: Tensor, grad_x: Tensor, dilation: int
 ) -> Iterator[Launch]:
     """Writes the gradient of `x`."""
-    for blocks in tuning.pixel_tiles(x.shape[1], x.stride(1) == 1):
+    for blocks in tuning.pixel_tiles():
         arguments = {"grad_out_ptr": grad_out, "x_ptr": x, "grad_x_ptr": grad_x}
         arguments |= _similarity(x, dilation, blocks, grad_out, x, grad_x)
         arguments |= _strides("g", grad_out, "t") | _strides("x", x) | _strides("d", grad_x)
         grid = x.shape[0] * _tiles(x, blocks), 1
         yield Launch(similarity.similarity_bwd_kernel, grid, arguments, blocks)
-
-
-def factor(in_size: int, out_size: int) -> int:
-    """The f with which output row i reads source row i // f, for all i; 0 if there is none."""
-    f = -(-out_size // in_size)
-    return f if (f * in_size - out_size) * (out_size // f) < in_size else 0
-
-
-def reach(in_size: int, out_size: int, tile: int, kernel_size: int) -> int:
-    """Input rows that `tile` output rows read at most, wherever the tile lies."""
-    f = factor(in_size, out_size)
-    if f and (tile % f == 0 or f % tile == 0):
-        sources = max(tile // f, 1)
-    else:
-        sources = -(-(tile - 1) * in_size // out_size) + 1
-    return min(sources, in_size) + kernel_size - 1
 
 
 def is_wide(*tensors: Tensor) -> bool:
@@ -177,10 +162,8 @@ def _tiles(target: Tensor, blocks: Blocks) -> int:
 
 
 def _output_tiles(f: Filter, x: Tensor, weight: Tensor) -> list[Blocks]:
-    def columns(rows: int, cols: int) -> int:
-        return _reach(f, x, weight, Blocks(rows, cols, 0))["BLOCK_N"]
-
-    return tuning.output_tiles(columns, x.shape[1] // f.groups, x.element_size())
+    channels = x.shape[1] // f.groups
+    return tuning.output_tiles(f.kernel_size, *_sizes(f, x, weight), channels, x.element_size())
 
 
 def _filter(
@@ -194,7 +177,7 @@ def _filter(
         "in_width": in_width,
         "out_height": out_height,
         "out_width": out_width,
-        "border": f.border,
+        "BORDER": f.border,
         "channels": x.shape[1] // f.groups,
         "K": f.kernel_size,
         "FACTOR_H": factor(in_height, out_height),

@@ -33,7 +33,6 @@ def reassemble_fwd_kernel(
     in_width,
     out_height,
     out_width,
-    border,
     channels,  # of a group
     chunk,  # channels that a program computes
     stride_xn,
@@ -54,6 +53,7 @@ def reassemble_fwd_kernel(
     SOFTMAX: tl.constexpr,
     WINDOW: tl.constexpr,
     IDENTITY: tl.constexpr,
+    BORDER: tl.constexpr,
     WIDE: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -106,12 +106,12 @@ def reassemble_fwd_kernel(
     for start in tl.range(part * chunk, min(part * chunk + chunk, channels), BLOCK_C):
         c = start + numbers(BLOCK_C, WIDE)
         pixels = load_pixels(
-            x_ptr, y, x, c, border, in_height, in_width, channels, stride_xh, stride_xw, stride_xc
+            x_ptr, y, x, c, BORDER, in_height, in_width, channels, stride_xh, stride_xw, stride_xc
         )
         out = tl.dot(band, pixels, input_precision="ieee")
         if IDENTITY > 0:
             centre = load_pixels(
-                x_ptr, i, j, c, border, in_height, in_width, channels,
+                x_ptr, i, j, c, BORDER, in_height, in_width, channels,
                 stride_xh, stride_xw, stride_xc,
             )  # fmt: skip
             out = IDENTITY * centre.to(tl.float32) - out
@@ -134,7 +134,6 @@ def reassemble_bwd_weight_kernel(
     in_width,
     out_height,
     out_width,
-    border,
     channels,
     stride_gn,
     stride_gc,
@@ -158,6 +157,7 @@ def reassemble_bwd_weight_kernel(
     SOFTMAX: tl.constexpr,
     WINDOW: tl.constexpr,
     IDENTITY: tl.constexpr,
+    BORDER: tl.constexpr,
     WIDE: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -195,7 +195,7 @@ def reassemble_bwd_weight_kernel(
             stride_gh, stride_gw, stride_gc,
         )  # fmt: skip
         pixels = load_pixels(
-            x_ptr, y, x, c, border, in_height, in_width, channels, stride_xh, stride_xw, stride_xc
+            x_ptr, y, x, c, BORDER, in_height, in_width, channels, stride_xh, stride_xw, stride_xc
         )
         grad_band = tl.dot(grad_out, tl.trans(pixels), grad_band, input_precision="ieee")
 
@@ -237,7 +237,6 @@ def reassemble_bwd_x_kernel(
     in_width,
     out_height,
     out_width,
-    border,
     channels,
     stride_gn,
     stride_gc,
@@ -257,6 +256,7 @@ def reassemble_bwd_x_kernel(
     SOFTMAX: tl.constexpr,
     WINDOW: tl.constexpr,
     IDENTITY: tl.constexpr,
+    BORDER: tl.constexpr,
     WIDE: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -268,7 +268,7 @@ def reassemble_bwd_x_kernel(
     """A tile of inputs: grad_x[N, C] = sum of P[M, N]^T @ grad_out[M, C] over blocks of outputs."""
     chunks = tl.cdiv(channels, BLOCK_C)
     image, tile_row, tile_col, group, part = locate(
-        tl.cdiv(in_height + 2 * border, TILE_H), tl.cdiv(in_width + 2 * border, TILE_W), chunks
+        tl.cdiv(in_height + 2 * BORDER, TILE_H), tl.cdiv(in_width + 2 * BORDER, TILE_W), chunks
     )
     grad_out_ptr += image * stride_gn + group * channels * stride_gc
     weight_ptr += image * stride_wn + group * (K * K) * stride_wt
@@ -279,8 +279,8 @@ def reassemble_bwd_x_kernel(
     # inputs of the tile (N), and the rectangle of outputs that read any of them
     n = numbers(TILE_H * TILE_W, WIDE)
     c = part * BLOCK_C + numbers(BLOCK_C, WIDE)
-    first_y = tile_row * TILE_H - border
-    first_x = tile_col * TILE_W - border
+    first_y = tile_row * TILE_H - BORDER
+    first_x = tile_col * TILE_W - BORDER
     y, x = grid_of(first_y, first_x, n, TILE_W)
     top = tl.maximum(first_y - K // 2, 0)
     left = tl.maximum(first_x - K // 2, 0)
@@ -327,8 +327,8 @@ def reassemble_bwd_x_kernel(
             stride_gh, stride_gw, stride_gc,
         )  # fmt: skip
         grad_x = IDENTITY * centre.to(tl.float32) - grad_x
-    offset = ((y + border) * stride_xh + (x + border) * stride_xw)[:, None]
-    inside = (y < in_height + border) & (x < in_width + border)
+    offset = ((y + BORDER) * stride_xh + (x + BORDER) * stride_xw)[:, None]
+    inside = (y < in_height + BORDER) & (x < in_width + BORDER)
     tl.store(
         grad_x_ptr + offset + (c * stride_xc)[None, :],
         grad_x.to(grad_x_ptr.dtype.element_ty),

@@ -34,24 +34,28 @@ def compare(
     BLOCK_C: tl.constexpr,
 ):
     """Similarities (M, 8) of pixels (i, j), their norms (M) and those of the neighbours (M, 8)."""
-    taps = tl.arange(0, 8)[None, :]
-    dots = tl.zeros((BLOCK_M, 8), dtype=tl.float32)
-    squares = tl.zeros((BLOCK_M, 8), dtype=tl.float32)
-    own = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    down, right = way_to(tl.arange(0, 8)[None, :, None], dilation)
+    y = i[:, None, None] + down
+    x = j[:, None, None] + right
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    near_ptr = x_ptr + (y * stride_h + x * stride_w)
+    dots = tl.zeros((BLOCK_M, 8, BLOCK_C), dtype=tl.float32)
+    squares = tl.zeros((BLOCK_M, 8, BLOCK_C), dtype=tl.float32)
+    own = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
     for start in tl.range(0, channels, BLOCK_C):
         c = start + numbers(BLOCK_C, WIDE)
         centre = load_pixels(
             x_ptr, i, j, c, 0, height, width, channels, stride_h, stride_w, stride_c
         ).to(tl.float32)
-        own += tl.sum(centre * centre, 1)
-        for tap in tl.static_range(8):
-            down, right = way_to(tap, dilation)
-            near = load_pixels(
-                x_ptr, i + down, j + right, c, 0, height, width, channels,
-                stride_h, stride_w, stride_c,
-            ).to(tl.float32)  # fmt: skip
-            dots += tl.where(taps == tap, tl.sum(centre * near, 1)[:, None], 0.0)
-            squares += tl.where(taps == tap, tl.sum(near * near, 1)[:, None], 0.0)
+        mask = inside & (c < channels)[None, None, :]
+        near = tl.load(near_ptr + (c * stride_c)[None, None, :], mask=mask, other=0.0)
+        near = near.to(tl.float32)
+        own += centre * centre
+        dots += centre[:, None, :] * near
+        squares += near * near
+    dots = tl.sum(dots, 2)
+    squares = tl.sum(squares, 2)
+    own = tl.sum(own, 1)
     norm = tl.maximum(tl.sqrt(own), EPS)
     near_norm = tl.maximum(tl.sqrt(squares), EPS)
     return dots / (norm[:, None] * near_norm), norm, near_norm

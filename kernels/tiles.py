@@ -75,10 +75,12 @@ def tap_between(si, sj, y, x, K: tl.constexpr):
 
 
 @triton.jit
-def load_pixels(x_ptr, y, x, c, border, height, width, channels, stride_h, stride_w, stride_c):
-    """Pixels (y, x) at channels c; zero outside of the map, which `border` more pixels surround."""
-    y += border
-    x += border
-    inside = (y >= 0) & (y < height + 2 * border) & (x >= 0) & (x < width + 2 * border)
+def load_pixels(
+    x_ptr, y, x, c, BORDER: tl.constexpr, height, width, channels, stride_h, stride_w, stride_c
+):
+    """Pixels (y, x) at channels c; zero outside of the map, which BORDER more pixels surround."""
+    y += BORDER
+    x += BORDER
+    inside = (y >= 0) & (y < height + 2 * BORDER) & (x >= 0) & (x < width + 2 * BORDER)
     pointers = x_ptr + (y * stride_h + x * stride_w)[:, None] + (c * stride_c)[None, :]
     return tl.load(pointers, mask=inside[:, None] & (c < channels)[None, :], other=0.0)

@@ -7,6 +7,7 @@ a GPU. With autotuning, all candidates are measured once for each kind of call.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,8 +39,31 @@ def power_of_2(n: int, least: int = 16) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
+@functools.lru_cache(maxsize=4096)
+def factor(in_size: int, out_size: int) -> int:
+    """The f with which output row i reads source row i // f, for all i; 0 if there is none."""
+    f = -(-out_size // in_size)
+    return f if (f * in_size - out_size) * (out_size // f) < in_size else 0
+
+
+@functools.lru_cache(maxsize=4096)
+def reach(in_size: int, out_size: int, tile: int, kernel_size: int) -> int:
+    """Input rows that `tile` output rows read at most, wherever the tile lies."""
+    f = factor(in_size, out_size)
+    if f and (tile % f == 0 or f % tile == 0):
+        sources = max(tile // f, 1)
+    else:
+        sources = -(-(tile - 1) * in_size // out_size) + 1
+    return min(sources, in_size) + kernel_size - 1
+
+
+@functools.lru_cache(maxsize=4096)
 def output_tiles(
-    columns: Callable[[int, int], int], channels: int, element_size: int
+    kernel_size: int,
+    heights: tuple[int, int],
+    widths: tuple[int, int],
+    channels: int,
+    element_size: int,
 ) -> list[Blocks]:
     """Candidates for kernels that go through tiles of outputs.
 
@@ -47,10 +71,17 @@ def output_tiles(
     registers: without tensor cores (float32) that is half as much.
 
     Args:
-        columns: power of 2 that holds the inputs that a tile of (rows, cols) reaches.
+        kernel_size: of the filter.
+        heights: of its input and output.
+        widths: of its input and output.
         channels: channels of a group.
         element_size: bytes of an element of `x`.
     """
+
+    def columns(rows: int, cols: int) -> int:
+        height = reach(*heights, rows, kernel_size)
+        return power_of_2(height * reach(*widths, cols, kernel_size))
+
     block = min(32, power_of_2(channels))
     if columns(4, 4) > 256:
         return [Blocks(4, 4, 16)]
@@ -60,26 +91,32 @@ def output_tiles(
     return [Blocks(*fitting[0], block), *wider, *(Blocks(*tile, block) for tile in fitting[1:])]
 
 
-def input_tiles(channels: int, element_size: int, channels_last: bool) -> list[Blocks]:
+def input_tiles(channels: int, element_size: int, channels_last: bool, whole: bool) -> list[Blocks]:
     """Candidates for the gradient of x, which goes through tiles of inputs.
 
     Kernels are computed again for each block of channels, so a block is as wide as registers and
     the 64 KiB of shared memory that every GPU has allow.
+
+    Args:
+        channels: channels of a group.
+        element_size: bytes of an element of the gradient.
+        channels_last: its channels are neighbours in memory, so that few registers hold addresses.
+        whole: the ratio of sizes is a whole number, which costs few registers too.
     """
     if element_size == 4:
-        block = min(128, power_of_2(channels))
-        return [Blocks(4, 4, block), Blocks(4, 4, block, warps=8)]
-    if channels_last:
-        block = min(256, power_of_2(channels))
-        return [Blocks(8, 8, block, warps=8), Blocks(4, 8, block, warps=8)]
-    block = min(128, power_of_2(channels))
-    return [Blocks(4, 8, block, warps=8), Blocks(8, 8, block, warps=8)]
+        tile, most = (4, 4), 128 if channels_last else 64
+    elif channels_last:
+        tile, most = (8, 8), 256
+    else:
+        tile, most = (4, 8), 128 if whole else 64
+    block = min(most, power_of_2(channels))
+    narrow = [Blocks(*tile, block // 2, warps=8)] if block >= 32 else []
+    return [Blocks(*tile, block, warps=8), *narrow, Blocks(4, 4, block, warps=4)]
 
 
-def pixel_tiles(channels: int, channels_last: bool) -> list[Blocks]:
+def pixel_tiles() -> list[Blocks]:
     """Candidates for the similarity kernels, which go through tiles of pixels."""
-    block = min(32, power_of_2(channels))
-    return [Blocks(8, 8, block), Blocks(4, 16, block)]
+    return [Blocks(4, 8, 16), Blocks(8, 8, 16, warps=8), Blocks(4, 4, 16)]
 
 
 def channels_of_program(channels: int, blocks: Blocks, programs: int) -> int:

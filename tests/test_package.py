@@ -12,6 +12,7 @@ import freqfusion
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "freqfusion"
+KERNELS = ROOT / "kernels"
 LAYERS_OF_THE_PACKAGE = [
     "ops",
     "layers",
@@ -54,6 +55,23 @@ def test_imports_go_one_way(path):
         later = LAYERS_OF_THE_PACKAGE[LAYERS_OF_THE_PACKAGE.index(part) + 1 :]
         for name in later:
             assert not any(f"{i}.".startswith(f"freqfusion.{name}.") for i in imports), name
+    loads_triton = [i for i in imports if f"{i}.".startswith("freqfusion.kernels.")]
+    assert not loads_triton or path == PACKAGE / "ops" / "accelerated.py"
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda p: p.name)
+def test_kernels_import_torch_and_triton_alone(path):
+    imports = set(imported_modules(path))
+    roots = {name.split(".")[0] for name in imports}
+    assert roots <= {"torch", "triton", "kernels", *sys.stdlib_module_names}
+    assert not (KERNELS / "__init__.py").exists()  # `kernels` is another package's name
+
+
+def test_environment_variables_are_read_in_one_place():
+    readers = [
+        p for p in (*PACKAGE.rglob("*.py"), *KERNELS.glob("*.py")) if "environ" in p.read_text()
+    ]
+    assert readers == [PACKAGE / "env.py"]
 
 
 def test_the_test_above_can_fail(tmp_path, monkeypatch):
@@ -102,6 +120,7 @@ def test_public_names_are_documented():
 
 def test_every_package_is_listed_in_setup():
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert '"freqfusion.kernels"' in setup
     for init in PACKAGE.rglob("__init__.py"):
         assert f'"{".".join(init.relative_to(ROOT).parts[:-1])}"' in setup
 
@@ -137,6 +156,12 @@ def test_distribution_installs_and_imports(distributions, kind, tmp_path):
     assert run_python(code, "-I", cwd=tmp_path).startswith(str(target))
     assert (target / "freqfusion" / "py.typed").exists()
     assert not (target / "kernels").exists()
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); from importlib.util import find_spec\n"
+        "print(find_spec('freqfusion.kernels.launch').origin)"
+    )
+    installed = target / "freqfusion" / "kernels" / "launch.py"
+    assert run_python(code, "-I", cwd=tmp_path).strip() == str(installed)
 
 
 def test_distributions_hold_what_they_should(distributions):
@@ -152,6 +177,20 @@ def test_distributions_hold_what_they_should(distributions):
 
 def test_imports_from_a_bare_checkout(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import freqfusion as f; print(f.__file__)"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from importlib.util import find_spec\n"
+        "print(*(find_spec(f'freqfusion{n}').origin for n in ('', '.kernels.launch')))"
     )
-    assert run_python(code, "-I", cwd=tmp_path).strip() == str(PACKAGE / "__init__.py")
+    expected = [str(PACKAGE / "__init__.py"), str(KERNELS / "launch.py")]
+    assert run_python(code, "-I", cwd=tmp_path).split() == expected
+
+
+def test_another_package_called_kernels_is_left_alone(tmp_path):
+    other = tmp_path / "kernels" / "__init__.py"
+    other.parent.mkdir()
+    other.write_text("name = 'other'")
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "import freqfusion, kernels; from importlib.util import find_spec\n"
+        "print(kernels.name, find_spec('freqfusion.kernels.launch').origin)"
+    )
+    assert run_python(code, "-I").split() == ["other", str(KERNELS / "launch.py")]
