@@ -19,6 +19,7 @@ from .tiles import (
     numbers,
     source,
     tap_between,
+    windowed_exp,
 )
 
 
@@ -93,7 +94,7 @@ def reassemble_fwd_kernel(
     if SOFTMAX:
         window = load_window(window_ptr, t, K * K, WINDOW)
         largest = tl.max(tl.where(window > 0, weight, float("-inf")), 1)
-        weight = tl.where(window > 0, tl.exp(weight - largest[:, None]), 0.0) * window
+        weight = windowed_exp(weight - largest[:, None], window)
         total = tl.sum(weight, 1)
         weight *= (1.0 / total)[:, None]
         groups = tl.num_programs(1) // chunks
@@ -213,7 +214,7 @@ def reassemble_bwd_weight_kernel(
         window = load_window(window_ptr, t, K * K, WINDOW)
         lse_ptr += (image * tl.num_programs(1) + group) * out_height * out_width
         lse = tl.load(lse_ptr + i * out_width + j, mask=inside, other=0.0)
-        weight = tl.where(window > 0, tl.exp(logits - lse[:, None]), 0.0) * window
+        weight = windowed_exp(logits - lse[:, None], window)
         product = weight * grad
         grad = product - weight * tl.sum(product, 1)[:, None]
     if IDENTITY > 0:
@@ -309,8 +310,7 @@ def reassemble_bwd_x_kernel(
         )  # fmt: skip
         if SOFTMAX:
             lse = tl.load(lse_ptr + i * out_width + j, mask=inside, other=0.0)
-            reads = inside[None, :] & (window > 0)
-            weight = tl.where(reads, tl.exp(weight - lse[None, :]), 0.0) * window
+            weight = windowed_exp(weight - lse[None, :], window)
         si = source(i, in_height, out_height, FACTOR_H)
         sj = source(j, in_width, out_width, FACTOR_W)
         tap = tap_between(si[None, :], sj[None, :], y[:, None], x[:, None], K)

@@ -66,6 +66,12 @@ def load_window(window_ptr, t, TAPS: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
+def windowed_exp(logits, window):
+    """Computes window * exp(logits), 0 where the window is 0."""
+    return tl.where(window > 0, tl.exp(logits), 0.0) * window
+
+
+@triton.jit
 def tap_between(si, sj, y, x, K: tl.constexpr):
     """Tap of a kernel centred on (si, sj) that reads (y, x); K * K, whose weight is 0, for none."""
     p = (y - si + K // 2).to(tl.int32)
