@@ -1,0 +1,4 @@
+# The plain twin is the base.
+_base_ = "mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py"
+custom_imports = dict(imports=["freqfusion.integrations.openmmlab"], allow_failed_imports=False)
+model = dict(decode_head=dict(type="FreqFusionUPerHead"))

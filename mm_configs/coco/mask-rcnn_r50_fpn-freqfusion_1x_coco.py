@@ -1,0 +1,4 @@
+# The plain twin is the base.
+_base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+custom_imports = dict(imports=["freqfusion.integrations.openmmlab"], allow_failed_imports=False)
+model = dict(neck=dict(type="FreqFusionFPN"))

@@ -1,0 +1,87 @@
+"""Models of configs without their weights, random batches for them, and what they cost."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from _cli import quiet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def build(config: Any) -> nn.Module:
+    """Returns the model of a config with random weights: nothing is downloaded."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(config.get("default_scope", "mmengine"))
+    model = copy.deepcopy(config.model)
+    _forget_weights(model)
+    with quiet():
+        model = MODELS.build(model)
+        model.init_weights()
+    return revert_sync_batchnorm(model)
+
+
+def random_batch(config: Any, size: tuple[int, int], images: int = 2) -> dict:
+    """Random images (height, width) with labels, as a dataloader of the config would give them."""
+    torch.manual_seed(0)
+    if config.default_scope == "mmdet":
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(images, (3, *size), with_mask=True, with_semantic=True)
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    shapes = {"img_shape": size, "ori_shape": size, "pad_shape": size}
+    samples = []
+    for _ in range(images):
+        sample = SegDataSample(metainfo={**shapes, "scale_factor": (1.0, 1.0), "flip": False})
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 10, (1, *size)))
+        samples.append(sample)
+    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(images)]
+    return {"inputs": inputs, "data_samples": samples}
+
+
+def at_size(config: Any, size: tuple[int, int]) -> Any:
+    """Returns a copy of a config whose model takes images of `size` as they are."""
+    config = copy.deepcopy(config)
+    model = config.model
+    if "size" in model.get("data_preprocessor", {}):
+        model.data_preprocessor.size = size
+    if model.get("test_cfg", {}).get("mode") == "slide":
+        model.test_cfg = {"mode": "whole"}
+    return config
+
+
+class Cost(NamedTuple):
+    """Of a model: parameters, and floating point operations of one image (a product is two)."""
+
+    parameters: int
+    flops: int
+
+
+def cost(config: Any, size: tuple[int, int]) -> Cost:
+    """Counts a forward pass over one image (height, width), operators of this package included."""
+    model = build(at_size(config, size)).eval()
+    batch = model.data_preprocessor(random_batch(config, size, images=1))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(batch["inputs"], batch["data_samples"], mode="tensor")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, counter.get_total_flops())
+
+
+def _forget_weights(node: Any) -> None:
+    """Takes the checkpoints that would be downloaded out of a part of a config."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "pretrained" or (
+                isinstance(value, dict) and value.get("type") == "Pretrained"
+            ):
+                node[key] = None
+            _forget_weights(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _forget_weights(value)
