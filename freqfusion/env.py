@@ -35,14 +35,20 @@ def autotune() -> bool:
     return os.environ.get("FREQFUSION_AUTOTUNE") == "1"
 
 
+def interpreted() -> bool:
+    """Whether Triton interprets kernels instead of compiling them, which is for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 @functools.cache
 def triton_obstacle(device: torch.device) -> str:
     """Why Triton's kernels cannot run on `device`; empty if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type == "cpu":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return "" if interpreted else "they run on the CPU only with TRITON_INTERPRET=1"
+        return (
+            _triton_fault() if interpreted() else "they run on the CPU only with TRITON_INTERPRET=1"
+        )
     if device.type not in GPUS:
         return f"there is no Triton for {device.type}"
     if device.type == "cuda" and torch.version.hip is None:
@@ -50,10 +56,18 @@ def triton_obstacle(device: torch.device) -> str:
         if capability < LEAST_CAPABILITY:
             least, found = (".".join(map(str, c)) for c in (LEAST_CAPABILITY, capability))
             return f"they need compute capability {least}, {device} has {found}"
+    return _triton_fault()
+
+
+def _triton_fault() -> str:
+    """What is wrong with the installed triton; empty if nothing is."""
     try:
-        import triton  # noqa: F401
+        import triton
+        import triton.language
     except Exception as error:  # a broken installation must not break the reference
         return f"triton does not import: {error}"
+    if not (hasattr(triton.language, "gather") and hasattr(triton, "knobs")):
+        return f"they need triton 3.4, {triton.__version__} is installed"
     return ""
 
 

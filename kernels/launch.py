@@ -30,14 +30,17 @@ class Launch(NamedTuple):
 
     def __call__(self):
         """Runs the kernel on the current stream of the device of its tensors."""
-        device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
-        guard = contextlib.nullcontext()
-        if device.type != "cpu":
-            guard = torch.get_device_module(device).device(device)
-        with guard:
+        with self.on_device():
             self.kernel[self.grid](
                 **self.arguments, num_warps=self.blocks.warps, num_stages=self.blocks.stages
             )
+
+    def on_device(self) -> contextlib.AbstractContextManager:
+        """Makes the device of its tensors the current one."""
+        device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
+        if device.type == "cpu":
+            return contextlib.nullcontext()
+        return torch.get_device_module(device).device(device)
 
 
 class Filter(NamedTuple):

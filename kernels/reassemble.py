@@ -93,7 +93,7 @@ def reassemble_fwd_kernel(
     )  # fmt: skip
     if SOFTMAX:
         window = load_window(window_ptr, t, K * K, WINDOW)
-        largest = tl.max(tl.where(window > 0, weight, float("-inf")), 1)
+        largest = tl.max(tl.where(window == 0, float("-inf"), weight), 1)
         weight = windowed_exp(weight - largest[:, None], window)
         total = tl.sum(weight, 1)
         weight *= (1.0 / total)[:, None]

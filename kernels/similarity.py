@@ -17,6 +17,12 @@ def way_to(tap, dilation):
 
 
 @triton.jit
+def at_least(x, least):
+    """The larger of the two; a NaN stays one."""
+    return tl.where(x < least, least, x)
+
+
+@triton.jit
 def compare(
     x_ptr,
     i,
@@ -56,8 +62,8 @@ def compare(
     dots = tl.sum(dots, 2)
     squares = tl.sum(squares, 2)
     own = tl.sum(own, 1)
-    norm = tl.maximum(tl.sqrt(own), EPS)
-    near_norm = tl.maximum(tl.sqrt(squares), EPS)
+    norm = at_least(tl.sqrt(own), EPS)
+    near_norm = at_least(tl.sqrt(squares), EPS)
     return dots / (norm[:, None] * near_norm), norm, near_norm
 
 
@@ -148,7 +154,7 @@ def similarity_bwd_kernel(
     along = tl.sum(grad * similarity, 1) / norm
     grad /= near_norm
 
-    moves = inside & (norm > EPS)  # a zero vector has no direction to move in
+    moves = inside & (norm != EPS)  # a zero vector has no direction to move in
     for start in tl.range(0, channels, BLOCK_C):
         c = start + numbers(BLOCK_C, WIDE)
         centre = load_pixels(

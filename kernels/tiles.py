@@ -29,9 +29,7 @@ def first_output(s, in_size, out_size, FACTOR: tl.constexpr):
 @triton.jit
 def numbers(COUNT: tl.constexpr, WIDE: tl.constexpr):
     """0 to COUNT - 1, in 64 bits if WIDE: so is then every offset that is computed from them."""
-    if WIDE:
-        return tl.arange(0, COUNT).to(tl.int64)
-    return tl.arange(0, COUNT)
+    return tl.arange(0, COUNT).to(tl.int64 if WIDE else tl.int32)
 
 
 @triton.jit
@@ -68,7 +66,7 @@ def load_window(window_ptr, t, TAPS: tl.constexpr, WINDOW: tl.constexpr):
 @triton.jit
 def windowed_exp(logits, window):
     """Computes window * exp(logits), 0 where the window is 0."""
-    return tl.where(window > 0, tl.exp(logits), 0.0) * window
+    return tl.where(window == 0, 0.0, tl.exp(logits)) * window
 
 
 @triton.jit

@@ -8,6 +8,7 @@ a GPU. With autotuning, all candidates are measured once for each kind of call.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -138,9 +139,17 @@ def fastest(launches: list) -> Callable[[], None]:
     if key not in _fastest:
         if triton.knobs.runtime.interpret or torch.cuda.is_current_stream_capturing():
             return launches[0]
-        times = [triton.testing.do_bench(launch, warmup=5, rep=20) for launch in launches]
+        times = [_milliseconds(launch) for launch in launches]
         _fastest[key] = times.index(min(times))
     return launches[_fastest[key]]
+
+
+def _milliseconds(launch) -> float:
+    try:
+        with launch.on_device():
+            return triton.testing.do_bench(launch, warmup=5, rep=20)
+    except triton.runtime.errors.OutOfResources:
+        return math.inf
 
 
 def _kind(launch) -> tuple:

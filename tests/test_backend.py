@@ -70,6 +70,23 @@ def test_devices(monkeypatch):
     assert obstacle == "they need compute capability 8.0, cuda:1 has 7.5"
 
 
+def test_an_old_triton_is_an_obstacle(monkeypatch):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert env.triton_obstacle(torch.device("cpu")) == ""
+    env.triton_obstacle.cache_clear()
+    monkeypatch.delattr(triton.language, "gather")
+    obstacle = env.triton_obstacle(torch.device("cpu"))
+    assert obstacle == f"they need triton 3.4, {triton.__version__} is installed"
+
+
+def test_auto_never_interprets(monkeypatch):
+    monkeypatch.setenv("FREQFUSION_BACKEND", "auto")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(env, "GPUS", ("cpu",))
+    assert backend.of(torch.ones(1)) is reference
+
+
 def test_auto_falls_back_and_says_so_once(monkeypatch, caplog):
     monkeypatch.setenv("FREQFUSION_BACKEND", "auto")
     monkeypatch.setattr(env, "GPUS", ("cpu",))

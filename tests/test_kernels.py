@@ -6,6 +6,7 @@ in a process of its own, because Triton reads the variable when it is imported. 
 are wrong in the interpreter, so they are tested on GPUs alone.
 """
 
+import contextlib
 import os
 
 import pytest
@@ -162,13 +163,25 @@ def test_channels_in_several_programs(monkeypatch, poisoned_memory):
 @both_layouts
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("target", [(12, 14), (6, 7), (9, 10)])
-def test_half_precision(dtype, target, layout, monkeypatch, poisoned_memory):
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_half_precision(dtype, target, layout, padding_mode, monkeypatch, poisoned_memory):
     *inputs, cotangent = maps((6, 7), target, 5, 1, 36, dtype=dtype, layout=layout)
     tolerance = 4 * torch.finfo(dtype).eps
     for operator in (reassemble, adaptive_filter):
-        against_reference(
-            monkeypatch, lambda x, w, f=operator: f(x, w, 5), inputs, cotangent, tolerance
-        )
+
+        def function(x, weight, operator=operator):
+            return operator(x, weight, 5, padding_mode=padding_mode)
+
+        against_reference(monkeypatch, function, inputs, cotangent, tolerance)
+
+
+def test_gradients_of_a_reflected_border_are_summed_in_float32():
+    """At one pixel 25 taps meet; in float16, 2048 + 1 is 2048."""
+    x = torch.ones(1, 16, 1, 1, dtype=torch.float16, device=DEVICE, requires_grad=True)
+    weight = torch.ones(1, 25, 1, 1, dtype=torch.float16, device=DEVICE)
+    weight[:, 0] = 2048
+    reassemble(x, weight, 5, padding_mode="reflect").sum().backward()
+    assert (x.grad == 2048 + 24).all()
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32), (torch.float32, torch.float16)])
@@ -254,8 +267,10 @@ def test_extreme_logits_and_zeros_in_the_window(monkeypatch):
 
 def test_windows_of_any_strides_and_dtype(monkeypatch):
     *inputs, cotangent = maps((5, 6), (5, 6), 3, 1)
-    for window in (torch.rand(3, 3).T, torch.rand(1, 1, 3, 6)[..., ::2].half()):
+    windows = torch.rand(3, 3).T, torch.rand(3, 6).half()[:, ::2], torch.full((1,), 0.5).expand(9)
+    for window in windows:
         window = window.to(DEVICE)
+        assert window.stride() != (3, 1)
         against_reference(
             monkeypatch,
             lambda x, w, v=window: adaptive_filter(x, w, 3, window=v),
@@ -285,6 +300,35 @@ def test_similarity_in_half_precision(dtype, monkeypatch, poisoned_memory):
     assert (out.dtype, grad.dtype) == (torch.float32, dtype)
 
 
+def test_nan_stays_nan():
+    x = randn(1, 4, 5, 5)
+    x[0, 0, 2, 2] = torch.nan
+    leaf = x.clone().requires_grad_()
+    local_similarity(leaf).sum().backward()
+    assert leaf.grad[0, :, 2, 2].isnan().all()
+    window = torch.tensor([1.0, torch.nan, 1.0] * 3, device=DEVICE)
+    assert adaptive_filter(x, randn(1, 9, 5, 5), 3, window=window).isnan().all()
+
+
+def test_runs_on_the_device_of_its_tensors(monkeypatch):
+    entered = []
+
+    class Module:
+        @staticmethod
+        def device(device):
+            entered.append(device)
+            return contextlib.nullcontext()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda **arguments: entered.append(grid)
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+    tensor = torch.empty(1, device="meta")
+    launch.Launch(Kernel(), (3, 1), {"x_ptr": tensor}, tuning.Blocks(4, 4, 16))()
+    assert entered == [tensor.device, (3, 1)]
+
+
 class TestWide:
     """64-bit offsets, for maps with more than 2**31 elements between two of an image."""
 
@@ -305,6 +349,16 @@ class TestWide:
         against_reference(monkeypatch, lambda x, w: operator(x, w, 3), inputs, cotangent)
         x = randn(2, 5, 7, 9)
         against_reference(monkeypatch, local_similarity, [x], randn(2, 8, 7, 9))
+
+    def test_images_far_apart(self):
+        """More than 2**31 elements between two images, few inside of one."""
+        x, weight, grad_out = maps((3, 4), (6, 8), 3, 1, 4, dtype=torch.float16)
+        memory = torch.empty(2**31 + 100, dtype=torch.float16).to(DEVICE)
+        far = memory.as_strided(x.shape, (2**31 + 1, 12, 4, 1)).copy_(x)
+        assert not launch.is_wide(far)
+        out = torch.full_like(grad_out, torch.nan)
+        launch.run(launch.forward(Filter(3), far, weight, out))
+        close([out], [reference.reassemble_forward(x, weight, 3, 1, "zeros")], 4e-3)
 
     @pytest.mark.parametrize("far", ["x", "weight", "out", "grad_out", "grad_x", "grad_weight"])
     def test_offsets_beyond_32_bits(self, far):

@@ -7,6 +7,7 @@ from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from freqfusion.ops import adaptive_filter, adaptive_high_pass, carafe, reassemble
+from freqfusion.ops._geometry import pad
 
 SIZES = [  # (h, w), (H, W)
     ((6, 8), (12, 16)),
@@ -261,6 +262,14 @@ def test_autocast_does_not_reach_into_the_operators(operator, target, dtype):
             results.append([out, *torch.autograd.grad(out.float().sum(), (x, weight))])
     assert all(map(torch.equal, *results))
     assert all(tensor.isfinite().all() for tensor in results[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "channels_last"])
+def test_reflect_padding_keeps_the_memory_format(layout):
+    x = torch.randn(2, 6, 5, 7).to(memory_format=layout)
+    padded = pad(x, 2, "reflect")
+    assert padded.is_contiguous(memory_format=layout)
+    assert torch.equal(padded, oracle.pad(x, 2, "reflect"))
 
 
 def test_window_zeros_leave_taps_out():

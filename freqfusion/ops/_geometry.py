@@ -78,12 +78,21 @@ def _slots(source: int, target: int, device: torch.device) -> Tensor:
 def pad(x: Tensor, radius: int, mode: str, extra: tuple[int, int] = (0, 0)) -> Tensor:
     """Adds a border of `radius` by `mode`, then `extra` zero rows below, columns at the right."""
     if mode == "reflect":
-        for dim in (2, 3):
-            size = x.shape[dim]
-            positions = torch.arange(-radius, size + radius, device=x.device)
-            x = x.index_select(dim, _mirror(positions, size))
+        x = _with_mirrored_border(x, radius)
         radius = 0
+    if radius == 0 and not any(extra):
+        return x
     return F.pad(x, (radius, radius + extra[1], radius, radius + extra[0]))
+
+
+def _with_mirrored_border(x: Tensor, radius: int) -> Tensor:
+    channels_last = memory_format_of(x) == torch.channels_last
+    view = x.permute(0, 2, 3, 1) if channels_last else x
+    for dim in (1, 2) if channels_last else (2, 3):
+        size = view.shape[dim]
+        positions = torch.arange(-radius, size + radius, device=x.device)
+        view = view.index_select(dim, _mirror(positions, size))
+    return view.permute(0, 3, 1, 2) if channels_last else view
 
 
 def pad_backward(grad: Tensor, radius: int, mode: str) -> Tensor:

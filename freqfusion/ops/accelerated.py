@@ -130,4 +130,4 @@ def _with_border(x: Tensor, f: Filter, padding_mode: str) -> tuple[Tensor, Filte
 
 
 def _flat(window: Tensor | None) -> Tensor | None:
-    return None if window is None else window.reshape(-1)
+    return None if window is None else window.reshape(-1).contiguous()

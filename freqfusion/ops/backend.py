@@ -24,7 +24,8 @@ def of(x: Tensor, weight: Tensor | None = None, kernel_size: int = 1) -> ModuleT
         RuntimeError: if `FREQFUSION_BACKEND` is "triton" and the kernels cannot do it.
     """
     wanted = env.backend()
-    if wanted == "torch" or (wanted == "auto" and x.device.type not in env.GPUS):
+    on_gpu = x.device.type in env.GPUS and not env.interpreted()
+    if wanted == "torch" or (wanted == "auto" and not on_gpu):
         return reference
     obstacle = env.triton_obstacle(x.device) or _too_much(x, weight, kernel_size)
     if not obstacle:
