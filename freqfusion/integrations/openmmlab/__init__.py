@@ -6,7 +6,8 @@ In a config, this is all there is to do::
     model = dict(neck=dict(type='FreqFusionFPN'))
 
 It needs mmengine and mmcv (its layers, not its compiled operators) and registers with MMEngine's
-root registries, where every OpenMMLab library finds what it does not have itself.
+root registries, where every OpenMMLab library finds what it does not have itself. The heads, and
+mmseg or mmdet with them, are imported when first asked for.
 
 Raises:
     ImportError: if mmengine or mmcv is missing or of a version that does not fit.
@@ -17,7 +18,16 @@ from .versions import check_versions, find_mmseg_configs
 check_versions()
 find_mmseg_configs()
 
+from .lazy import HEADS, load_head, register_heads  # noqa: E402
 from .metrics import BoundaryIoUMetric as BoundaryIoUMetric  # noqa: E402
 from .necks import FreqFusionCARAFEFPN as FreqFusionCARAFEFPN  # noqa: E402
 from .necks import FreqFusionFPN as FreqFusionFPN  # noqa: E402
 from .optim import CPUAmpOptimWrapper as CPUAmpOptimWrapper  # noqa: E402
+
+register_heads()
+
+
+def __getattr__(name: str) -> type:
+    if name in HEADS:
+        return load_head(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
