@@ -58,6 +58,8 @@ setup(
             "pytest",
             "ruff",
             "matplotlib",
+            "onnxruntime",
+            "onnxscript",
             "triton==3.8.*; platform_system == 'Linux'",
         ],
     },

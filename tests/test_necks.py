@@ -1,8 +1,12 @@
+import importlib
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from freqfusion import FreqFusionCARAFEFPN, FreqFusionConcat, FreqFusionFPN
+from freqfusion import FreqFusionCARAFEFPN, FreqFusionConcat, FreqFusionFPN, layers
 from freqfusion.necks.concat import concat_groups
 
 CHANNELS = [8, 16, 24, 32]
@@ -234,3 +238,171 @@ def test_bad_arguments():
         FreqFusionFPN(CHANNELS, 16, 4, scale_factor=2)
     with pytest.raises(ValueError, match="feats must be 4 maps, got 3"):
         FreqFusionFPN(CHANNELS, 16, 4, compress_ratio=4)(pyramid()[:3])
+
+
+FUSIONS = [
+    {"type": "FreqFusion", "compress_ratio": 4},
+    {"type": "Nearest"},
+    {"type": "Bilinear", "align_corners": True},
+    {"type": "CARAFE", "compressed_channels": 8},
+    {"type": "DySample", "style": "pl", "dynamic_scope": True},
+    {"type": "SAPA", "norm_groups": 4},
+    {"type": "FADE", "kernel_size": 3},
+]
+NECKS = [FreqFusionFPN, FreqFusionCARAFEFPN]
+
+
+class TestFusion:
+    """The argument that chooses between FreqFusion and the methods it is compared with."""
+
+    @pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion["type"])
+    @pytest.mark.parametrize("neck", NECKS)
+    def test_every_type(self, neck, fusion):
+        kept = dict(fusion)
+        built = neck(CHANNELS, 16, 5, fusion=fusion)
+        assert fusion == kept
+        expected = getattr(layers, fusion["type"])
+        levels = 3 if neck is FreqFusionFPN else 4
+        assert [type(m) for m in built.alignment] == [expected] * levels
+        check_pyramid(built, {"num_outs": 5})
+
+    @pytest.mark.parametrize("fusion", FUSIONS[1:], ids=lambda fusion: fusion["type"])
+    def test_what_a_fusion_returns_is_passed_on(self, fusion):
+        neck = FreqFusionFPN(CHANNELS, 16, 4, fusion=fusion)
+        feats = pyramid(batch=1)
+        laterals = [conv(feat) for conv, feat in zip(neck.lateral_convs, feats, strict=True)]
+        for level in (2, 1, 0):
+            laterals[level] = neck.alignment[level](laterals[level], laterals[level + 1])
+        for out, conv, lateral in zip(neck(feats), neck.fpn_convs, laterals, strict=True):
+            assert torch.equal(out, conv(lateral))
+
+    @pytest.mark.parametrize("neck", NECKS)
+    def test_default_is_freqfusion(self, neck):
+        options = {"compress_ratio": 4, "feature_resample": False, "hamming_window": False}
+        states = []
+        for arguments in (
+            options,
+            {"fusion": {"type": "FreqFusion"}, **options},
+            {"fusion": {"type": "FreqFusion", **options}},
+        ):
+            torch.manual_seed(0)
+            states.append(neck(CHANNELS, 16, 4, **arguments).state_dict())
+        first, *others = states
+        assert not any("dysampler" in name for name in first)
+        for state in others:
+            assert list(state) == list(first)
+            assert all(map(torch.equal, state.values(), first.values()))
+        resampling = neck(CHANNELS, 16, 4, fusion={"type": "FreqFusion", "compress_ratio": 4})
+        assert any("dysampler" in name for name in resampling.state_dict())
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_options_in_or_out_of_the_dict(self, inside):
+        options = {"kernel_size": 3, "compressed_channels": 4}
+        arguments = {"fusion": {"type": "CARAFE"}} | ({} if inside else options)
+        arguments["fusion"] |= options if inside else {}
+        fusion = FreqFusionFPN(CHANNELS, 16, 4, **arguments).alignment[0]
+        assert fusion.content_encoder.weight.shape == (36, 4, 3, 3)
+
+    @pytest.mark.parametrize("kind", ["Nearest", "Bilinear"])
+    def test_without_parameters_it_is_a_plain_fpn(self, kind):
+        neck = FreqFusionFPN(CHANNELS, 16, 4, fusion={"type": kind})
+        assert not any(name.startswith("alignment") for name in neck.state_dict())
+        fused = FreqFusionFPN(CHANNELS, 16, 4, compress_ratio=4)
+        plain = {k: v for k, v in fused.state_dict().items() if not k.startswith("alignment")}
+        neck.load_state_dict(plain, strict=True)
+
+    @pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion["type"])
+    def test_distributed(self, fusion, tmp_path):
+        """A second step fails where a parameter had no gradient in the first."""
+        store = f"file://{tmp_path / 'store'}"
+        dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        try:
+            model = DistributedDataParallel(FreqFusionFPN(CHANNELS, 16, 4, fusion=fusion))
+            for _ in range(2):
+                sum(out.square().mean() for out in model(pyramid(batch=1))).backward()
+        finally:
+            dist.destroy_process_group()
+        assert all(p.grad is not None for p in model.parameters())
+
+    @pytest.mark.parametrize("levels", [1, 4])
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            (
+                {"fusion": {"type": "Carafe"}},
+                ValueError,
+                r"fusion\['type'\] must be 'FreqFusion', 'Nearest', .* or 'FADE', got 'Carafe'",
+            ),
+            ({"fusion": {"groups": 4}}, ValueError, r"fusion\['type'\] must be .*, got None"),
+            ({"fusion": "CARAFE"}, TypeError, "fusion must be a dict with a type, got 'CARAFE'"),
+            ({"fusion": {"type": "CARAFE", "group": 1}}, TypeError, "'group'"),
+            ({"fusion": {"type": "CARAFE"}, "compress_ratio": 4}, TypeError, "compress_ratio"),
+            ({"fusion": {"type": "Nearest"}, "feature_resample": True}, TypeError, "resample"),
+            ({"fusion": {"type": "FreqFusion", "use_low_pass": True}}, TypeError, "use_low_pass"),
+            ({"fusion": {"type": "DySample", "groups": 4}, "groups": 4}, TypeError, "groups"),
+            ({"compressed_channels": 8}, TypeError, "compressed_channels"),
+        ],
+        ids=str,
+    )
+    def test_errors(self, arguments, error, message, levels):
+        with pytest.raises(error, match=message):
+            FreqFusionFPN(CHANNELS, 16, levels, start_level=4 - levels, **arguments)
+
+    def test_options_of_a_peer_are_checked(self):
+        with pytest.raises(ValueError, match="norm_groups must divide channels = 16, got 32"):
+            FreqFusionFPN(CHANNELS, 16, 4, fusion={"type": "SAPA"})
+
+
+class TestFusionInOpenMMLab:
+    """The same in the registered neck; `TestEquivalenceToFPN` has FPN's other settings."""
+
+    @staticmethod
+    def build(library, **settings):
+        pytest.importorskip("mmcv._ext" if library == "mmdet" else "mmcv")
+        pytest.importorskip(library)
+        import freqfusion.integrations.openmmlab  # noqa: F401
+
+        importlib.import_module(f"{library}.models")
+        registry = importlib.import_module(f"{library}.registry").MODELS
+        return registry.build(dict(in_channels=CHANNELS, out_channels=16, **settings))
+
+    @pytest.mark.parametrize("size", [(64, 96), (37, 45)])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"num_outs": 4},
+            {"num_outs": 5, "start_level": 1, "add_extra_convs": "on_input"},
+            {"num_outs": 5, "norm_cfg": {"type": "BN"}, "act_cfg": {"type": "ReLU"}},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("library", ["mmseg", "mmdet"])
+    def test_nearest_is_the_librarys_fpn(self, library, settings, size):
+        plain = self.build(library, type="FPN", **settings)
+        ours = self.build(library, type="FreqFusionFPN", fusion=dict(type="Nearest"), **settings)
+        ours.load_state_dict(plain.state_dict(), strict=True)
+        plain.load_state_dict(ours.state_dict(), strict=True)
+        feats = [x.detach() for x in pyramid(size=size)]
+        outs, expected = ours(feats), plain(feats)
+        assert len(outs) == len(expected) == settings["num_outs"]
+        assert all(map(torch.equal, outs, expected))
+
+    @pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion["type"])
+    @pytest.mark.parametrize("neck", ["FreqFusionFPN", "FreqFusionCARAFEFPN"])
+    def test_every_type(self, neck, fusion):
+        built = self.build("mmseg", type=neck, num_outs=5, fusion=fusion)
+        assert type(built.alignment[0]) is getattr(layers, fusion["type"])
+        parameters = {n: p for n, p in built.named_parameters() if ".dysampler.norm_" not in n}
+        for parameter in parameters.values():
+            nn.init.constant_(parameter, 7.0)
+        built.init_weights()  # the fusions keep their own initialisation
+        assert not any((p == 7).any() for p in parameters.values())
+        if fusion["type"] == "CARAFE":
+            assert 0 < built.alignment[0].content_encoder.weight.std() < 0.002
+        check_pyramid(built, {"num_outs": 5})
+
+    def test_unknown_option(self):
+        with pytest.raises(TypeError, match="kernel"):
+            self.build(
+                "mmseg", type="FreqFusionFPN", num_outs=4, fusion=dict(type="FADE", kernel=3)
+            )

@@ -185,11 +185,6 @@ class TestConfigs:
         assert isinstance(model.neck, FreqFusionCARAFEFPN)
         assert len(model.neck.alignment) == 4
 
-    def test_every_config_is_tested(self):
-        tested = {Path(f"{name}.py") for pair in SEGMENTATION + DETECTION for name in pair}
-        tested.add(Path("coco/faster-rcnn_r50_fpn-carafe-freqfusion_1x_coco.py"))
-        assert {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.py")} <= tested
-
     def test_finds_configs_of_either_release_of_mmseg(self, monkeypatch):
         from mmengine.config.utils import MODULE2PACKAGE
 

@@ -17,6 +17,16 @@ from _cli import INSTALL, CommandError, explained
 _NOTICES = ("Fail to import ``MultiScaleDeformableAttention``", "Default ``avg_non_ignore``")
 
 
+# what MMEngine's Runner reads from a config beside its own arguments
+_OF_RUNNER = (
+    "activation_checkpointing",
+    "compile",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+)
+
+
 def load_config(path: str, options: list[str], work_dir: str | None = None) -> Any:
     """Reads a config and applies the command line to it.
 
@@ -96,7 +106,7 @@ def _check_key(node: Any, key: str) -> None:
     from mmengine.runner import Runner
 
     *parts, last = key.split(".")
-    if not parts and last not in inspect.signature(Runner).parameters:
+    if not parts and last not in {*inspect.signature(Runner).parameters, *_OF_RUNNER}:
         parts = [last]
     for part in parts:
         children = dict(_children(node))

@@ -49,8 +49,10 @@ def at_size(config: Any, size: tuple[int, int]) -> Any:
     """Returns a copy of a config whose model takes images of `size` as they are."""
     config = copy.deepcopy(config)
     model = config.model
-    if "size" in model.get("data_preprocessor", {}):
-        model.data_preprocessor.size = size
+    preprocessor = model.get("data_preprocessor", {})
+    if "size" in preprocessor:
+        preprocessor.size = size
+    preprocessor.pop("batch_augments", None)  # may pad to a size of their own
     if model.get("test_cfg", {}).get("mode") == "slide":
         model.test_cfg = {"mode": "whole"}
     return config
@@ -71,6 +73,20 @@ def cost(config: Any, size: tuple[int, int]) -> Cost:
         model(batch["inputs"], batch["data_samples"], mode="tensor")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops())
+
+
+def mmengine_flops(config: Any, size: tuple[int, int]) -> float:
+    """What `mmengine.analysis` counts of the same forward pass, a multiply-add as one."""
+    from mmengine.analysis import FlopAnalyzer
+
+    model = build(at_size(config, size)).eval()
+    batch = model.data_preprocessor(random_batch(config, size, images=1))
+    forward, samples = model.forward, batch["data_samples"]
+    model.forward = lambda inputs: forward(inputs, samples, mode="tensor")
+    analyzer = FlopAnalyzer(model, (batch["inputs"],))
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    return analyzer.total()
 
 
 def _forget_weights(node: Any) -> None:

@@ -18,6 +18,7 @@ from _cli import CommandError
 from _config import check_data, load_config
 
 _PROGRESS = re.compile(r"(?:Iter|Epoch)\((train|val)\).*?(\d+)/(\d+)\](.*)")
+_MEMORY = "peak_memory.json"  # in the folder of a run
 _SHOWN = ("loss", "eta", "mIoU", "boundary/mIoU", "coco/bbox_mAP")
 
 
@@ -71,7 +72,7 @@ def claim(run: Run) -> None:
 
 
 def train(run: Run, report: Callable[[str], None]) -> None:
-    """Trains a run, or what is left of it.
+    """Trains a run, or what is left of it, and notes in its folder how much memory that takes.
 
     Args:
         run: what to train; checkpoints in its folder are resumed.
@@ -92,6 +93,8 @@ def train(run: Run, report: Callable[[str], None]) -> None:
         for line in process.stdout:
             last.append(line)
             if match := _PROGRESS.search(line):
+                if match[1] == "train":  # not what a validation at the end takes
+                    _note_memory(run.folder, process.pid)
                 report(_progress(*match.groups()))
     if process.returncode == 2:
         raise CommandError(last[-1].strip())
@@ -100,21 +103,57 @@ def train(run: Run, report: Callable[[str], None]) -> None:
         raise CommandError(f"training {run.name} failed with exit code {process.returncode}")
 
 
-def results(run: Run, metrics: list[str]) -> dict[str, float] | None:
-    """Returns the last validation's `metrics` and the median ``s/iter`` of a run, if it is done."""
+def results(run: Run, metrics: list[str]) -> dict[str, float | None] | None:
+    """Returns the figures of a run, if it is done.
+
+    They are the last validation's `metrics`, the median ``s/iter`` and the peak ``memory/MiB`` of
+    the training: on a GPU what PyTorch allocated, else the resident memory of the process without
+    its workers. A figure that was not measured is None.
+
+    Raises:
+        CommandError: if the validation does not measure a metric.
+    """
     schedule = run.check().train_cfg
-    steps = schedule.get("max_iters", schedule.get("max_epochs"))
+    last = schedule.get("max_iters", schedule.get("max_epochs"))
     logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
     lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
     records = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut one off
-    final = [record for record in records if record["step"] == steps and "loss" not in record]
+    final = [record for record in records if record["step"] == last and "loss" not in record]
     if not final:
         return None
     missing = [metric for metric in metrics if metric not in final[-1]]
     if missing:
         raise CommandError(f"{run.name} does not measure {missing[0]}, only {', '.join(final[-1])}")
-    times = [record["time"] for record in records if "loss" in record]
-    return {**{metric: final[-1][metric] for metric in metrics}, "s/iter": median(times)}
+    steps = [record for record in records if "loss" in record]
+    times = [record["time"] for record in steps if "time" in record]
+    allocated = [record["memory"] for record in steps if "memory" in record]
+    return {
+        **{metric: final[-1][metric] for metric in metrics},
+        "s/iter": median(times) if times else None,
+        "memory/MiB": max(allocated) if allocated else _noted_memory(run.folder),
+    }
+
+
+def _note_memory(folder: Path, process: int) -> None:
+    """Notes the peak of a process in a folder, unless an earlier one's was higher."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has just ended, or this is no Linux
+        return
+    # not `ru_maxrss`, which begins at the memory of the process that started this one
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+    mebibytes = int(peak[1]) / 1024 if peak else 0
+    if mebibytes > (_noted_memory(folder) or 0):
+        (folder / _MEMORY).write_text(json.dumps({"MiB": round(mebibytes, 1)}))
+
+
+def _noted_memory(folder: Path) -> float | None:
+    """Returns the noted peak; None for a run that was trained without."""
+    note = folder / _MEMORY
+    try:
+        return json.loads(note.read_text())["MiB"]
+    except (FileNotFoundError, json.JSONDecodeError):  # a kill may cut a note off
+        return None
 
 
 def _progress(mode: str, step: str, steps: str, values: str) -> str:

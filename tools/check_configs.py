@@ -42,7 +42,9 @@ def check(arguments: argparse.Namespace) -> None:
             failed += 1
             found = f"FAILED: {reason(error)}"
         seconds = time.perf_counter() - start
-        print(f"{Path(path).parent.name}/{Path(path).stem:75} {seconds:5.1f} s  {found}", flush=True)
+        print(
+            f"{Path(path).parent.name}/{Path(path).stem:75} {seconds:5.1f} s  {found}", flush=True
+        )
     if failed:
         raise CommandError(f"{failed} of {len(paths)} configs failed")
     print(f"{len(paths)} configs work")

@@ -1,4 +1,7 @@
-"""Trains several OpenMMLab configs with the same seeds and compares them in a table."""
+"""Trains several OpenMMLab configs with the same seeds and compares them in a table.
+
+It has the metrics, time and peak memory of the training, FLOPs of one image and parameters.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import csv
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
-from _cli import add_common, quiet, run
+from _cli import add_common, quiet, reason, run
 from _runs import Run, claim, results, train
+
+_DIGITS = {"s/iter": 3, "memory/MiB": 0}  # others have 2
 
 
 def main() -> int:
@@ -41,6 +47,8 @@ def compare(arguments: argparse.Namespace) -> None:
     for each in runs:
         each.check()
     rows = [_row(each, arguments.metrics) for each in runs]
+    sizes = {each.path: _size(each) for each in runs if each.seed == arguments.seeds[0]}
+    rows = [row | sizes[each.path] for row, each in zip(rows, runs, strict=True)]
     with open(arguments.work_dir / "comparison.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -55,7 +63,7 @@ def run_folder(work_dir: Path, path: str, seed: int) -> Path:
     return work_dir / Path(path).stem / f"seed{seed}"
 
 
-def _row(each: Run, metrics: list[str]) -> dict[str, str | int | float]:
+def _row(each: Run, metrics: list[str]) -> dict[str, str | int | float | None]:
     """Trains a run if it is not done and returns its figures."""
     title = f"{each.name}, seed {each.seed}"
     claim(each)
@@ -64,27 +72,53 @@ def _row(each: Run, metrics: list[str]) -> dict[str, str | int | float]:
     if found is None:
         train(each, lambda line: print(f"  {line}", flush=True))
         found = results(each, metrics)
-    return {"config": each.name, "seed": each.seed, "parameters": _parameters(each), **found}
+    return {"config": each.name, "seed": each.seed, **found}
 
 
-def _parameters(each: Run) -> int:
-    from mmengine.registry import MODELS, init_default_scope
+def _size(each: Run) -> dict[str, int | float | None]:
+    """Returns the parameters of a run's model and the FLOPs of a forward pass of one image."""
+    import torch
+    from _models import build, cost
 
     config = each.check()
-    with quiet():
-        init_default_scope(config.get("default_scope", "mmengine"))
-        model = MODELS.build(config.model)
-    return sum(parameter.numel() for parameter in model.parameters())
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)  # what a detector's second stage does depends on its first
+        try:
+            parameters, flops = cost(config, input_size(config))
+        except Exception as error:  # hours of training are not lost for this one figure
+            print(f"{each.name}: FLOPs are not counted, {reason(error)}", file=sys.stderr)
+            parameters = sum(parameter.numel() for parameter in build(config).parameters())
+            flops = None
+    return {"GFLOPs": None if flops is None else flops / 1e9, "parameters": parameters}
 
 
-def _table(rows: list[dict[str, str | int | float]]) -> str:
+def input_size(config: Any) -> tuple[int, int]:
+    """Returns (height, width) of a config's images: of its crop, or resized for validation.
+
+    Raises:
+        ValueError: if the config says neither.
+    """
+    size = (config.model.get("data_preprocessor") or {}).get("size") or config.get("crop_size")
+    if size is None:
+        pipeline = config.val_dataloader.dataset.pipeline
+        scales = [step.scale for step in pipeline if step.type == "Resize" and "scale" in step]
+        if not scales:
+            raise ValueError("the config has neither a crop size nor a Resize with a scale")
+        size = scales[-1][::-1]  # (width, height)
+    return tuple(size)
+
+
+def _table(rows: list[dict[str, str | int | float | None]]) -> str:
     """Returns a Markdown table with a line per config: mean, and standard deviation over seeds."""
     names = list(dict.fromkeys(row["config"] for row in rows))
-    figures = [name for name in rows[0] if name not in ("config", "seed", "parameters")]
-    lines = [["config", *figures, "parameters"]]
+    figures = [name for name in rows[0] if name not in ("config", "seed", "GFLOPs", "parameters")]
+    lines = [["config", *figures, "GFLOPs", "parameters"]]
     for name in names:
         own = [row for row in rows if row["config"] == name]
-        cells = [_spread([row[figure] for row in own]) for figure in figures]
+        cells = [
+            _spread([row[figure] for row in own], _DIGITS.get(figure, 2)) for figure in figures
+        ]
+        cells.append(_spread([own[0]["GFLOPs"]], 3))
         lines.append([name, *cells, f"{own[0]['parameters'] / 1e6:.2f} M"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -94,9 +128,13 @@ def _table(rows: list[dict[str, str | int | float]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def _spread(values: list[float]) -> str:
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{spread}"
+def _spread(values: list[float | None], digits: int) -> str:
+    """Returns mean and standard deviation of the values that were measured; "-" without any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{mean(known):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

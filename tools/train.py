@@ -15,6 +15,7 @@ def main() -> int:
     """Runs the command line and returns the exit code."""
     options = parser(__doc__)
     options.add_argument("--amp", action="store_true", help="train in mixed precision")
+    options.add_argument("--compile", action="store_true", help="compile the model with PyTorch")
     options.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint in the work dir"
     )
@@ -37,6 +38,8 @@ def train(arguments: argparse.Namespace) -> None:
         )
     if arguments.amp:
         _use_amp(config)
+    if arguments.compile:
+        config.compile = True
     check_data(config, "train_dataloader", "val_dataloader")
     from _runner import launch  # imports mmengine, which load_config has checked for
 

@@ -1,17 +1,19 @@
-"""Feature pyramid networks with `FreqFusion` in place of upsample-and-add."""
+"""Feature pyramid networks with `FreqFusion`, or its peers, in place of upsample-and-add."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import FreqFusion
-from ..ops._checks import check_positive
+from ..layers import CARAFE, FADE, SAPA, Bilinear, DySample, FreqFusion, Nearest
+from ..ops._checks import check_choice, check_positive
 
 EXTRA_CONVS = (False, "on_input", "on_lateral", "on_output")
+PEERS = {peer.__name__: peer for peer in (Nearest, Bilinear, CARAFE, DySample, SAPA, FADE)}
 
 
 class ConvBlock(nn.Sequential):
@@ -91,14 +93,32 @@ class _FreqFusionPyramid(nn.Module):
             in_channels, out_channels, kernel_size, stride, padding, norm_layer, act_layer
         )
 
-    def _fusions(self, count: int, compress_ratio: int, **fusion) -> nn.ModuleList:
+    def _fusions(
+        self, count: int, fusion: dict[str, Any] | None, options: dict[str, Any]
+    ) -> nn.ModuleList:
+        """Builds fusions of the type that `fusion` names, with its options and further ones."""
+        fusion = {"type": "FreqFusion"} if fusion is None else fusion
+        if not isinstance(fusion, dict):
+            raise TypeError(f"fusion must be a dict with a type, got {fusion!r}")
+        kind = fusion.get("type")
+        check_choice("fusion['type']", kind, ("FreqFusion", *PEERS))
+        chosen = {name: value for name, value in fusion.items() if name != "type"}
+        if kind == "FreqFusion":
+            return self._freq_fusions(count, **chosen, **options)
+        peer, channels = PEERS[kind], self.out_channels
+        inspect.signature(peer).bind(channels, **chosen, **options)  # without any fusion too
+        return nn.ModuleList(peer(channels, **chosen, **options) for _ in range(count))
+
+    def _freq_fusions(
+        self, count: int, compress_ratio: int = 8, feature_resample: bool = True, **options
+    ) -> nn.ModuleList:
         check_positive("compress_ratio", compress_ratio)
         channels = self.out_channels
         compressed = 2 * channels // compress_ratio
-        fusion["compressed_channels"] = compressed
-        inspect.signature(FreqFusion).bind(channels, channels, **fusion)  # without any fusion too
+        options = dict(compressed_channels=compressed, feature_resample=feature_resample, **options)
+        inspect.signature(FreqFusion).bind(channels, channels, **options)  # without any fusion too
         try:
-            return nn.ModuleList(FreqFusion(channels, channels, **fusion) for _ in range(count))
+            return nn.ModuleList(FreqFusion(channels, channels, **options) for _ in range(count))
         except ValueError as error:
             rule = f"compressed_channels is 2 * out_channels // compress_ratio = {compressed} here"
             raise ValueError(f"{error}; {rule}") from None
@@ -114,8 +134,9 @@ class _FreqFusionPyramid(nn.Module):
         """Fuses every lateral with the one above it, from the top down."""
         fused = laterals[-1:]
         for fusion, lateral in zip(reversed(self.alignment), reversed(laterals[:-1]), strict=True):
-            _, fine, coarse = fusion(lateral, fused[0])
-            fused.insert(0, fine + coarse)
+            out = fusion(lateral, fused[0])
+            # one map, or FreqFusion's: mask, fine map, coarse map
+            fused.insert(0, out if isinstance(out, Tensor) else out[1] + out[2])
         return fused
 
 
@@ -124,7 +145,8 @@ class FreqFusionFPN(_FreqFusionPyramid):
 
     Lateral 1x1 convolutions, fusion from the top down, a 3x3 convolution for every output, and
     extra levels on top by strided convolution or max-pooling. Weights of a plain FPN
-    without norms fit; only `alignment.{i}.*`, i the level that is fused into, are new.
+    without norms fit; only `alignment.{i}.*`, i the level that is fused into, are new. `fusion`
+    puts another method in the place of `FreqFusion`; "Nearest" makes it a plain FPN.
 
     Args:
         in_channels: channels of the backbone's maps, finest first.
@@ -141,9 +163,12 @@ class FreqFusionFPN(_FreqFusionPyramid):
         norm_layer: from a number of channels to a norm, for example `nn.BatchNorm2d`; None for a
             bias instead.
         act_layer: makes an activation, for example `nn.ReLU`.
-        compress_ratio: the fusions compress to 2 * out_channels // compress_ratio channels.
-        feature_resample: see `FreqFusion`.
-        **fusion: further arguments of `FreqFusion`.
+        fusion: how two levels are fused: the class in `freqfusion.layers` under "type", which is
+            "FreqFusion" (the default), "Nearest", "Bilinear", "CARAFE", "DySample", "SAPA" or
+            "FADE", and its options.
+        **options: further options of the fusion, in or out of `fusion`. Those of FreqFusion here:
+            compress_ratio (8): compress to 2 * out_channels // compress_ratio channels;
+            feature_resample (True) and the others, but for compressed_channels: see `FreqFusion`.
 
     Shape:
         - feats: maps (B, in_channels[i], H_i, W_i), finest first, none larger than the one before
@@ -151,7 +176,8 @@ class FreqFusionFPN(_FreqFusionPyramid):
         - output: `num_outs` maps (B, out_channels, H_i, W_i), finest first
 
     Raises:
-        ValueError: if levels or `feats` do not fit; see also `FreqFusion`.
+        ValueError: if levels, `feats` or the type of the fusion do not fit; see also the fusion.
+        TypeError: for an option that the fusion does not have.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879) in FPN (Lin et al., CVPR 2017).
 
@@ -175,9 +201,8 @@ class FreqFusionFPN(_FreqFusionPyramid):
         no_norm_on_lateral: bool = False,
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] | None = None,
-        compress_ratio: int = 8,
-        feature_resample: bool = True,
-        **fusion,
+        fusion: dict[str, Any] | None = None,
+        **options,
     ):
         super().__init__(
             in_channels,
@@ -196,9 +221,7 @@ class FreqFusionFPN(_FreqFusionPyramid):
                 "add_extra_convs must be a bool, 'on_input', 'on_lateral' or 'on_output', "
                 f"got {add_extra_convs!r}"
             )
-        self.alignment = self._fusions(
-            len(self.levels) - 1, compress_ratio, feature_resample=feature_resample, **fusion
-        )
+        self.alignment = self._fusions(len(self.levels) - 1, fusion, options)
         self.fpn_convs = nn.ModuleList(
             self._conv(out_channels, out_channels, 3, padding=1) for _ in self.levels
         )
@@ -235,13 +258,13 @@ class FreqFusionCARAFEFPN(_FreqFusionPyramid):
     Args:
         in_channels, out_channels, num_outs, start_level, end_level: see `FreqFusionFPN`.
         no_norm_on_lateral, norm_layer, act_layer: see `FreqFusionFPN`.
-        compress_ratio, feature_resample, **fusion: see `FreqFusionFPN`.
+        fusion, **options: see `FreqFusionFPN`.
 
     Shape:
         as `FreqFusionFPN`
 
     Raises:
-        ValueError: as `FreqFusionFPN`.
+        ValueError, TypeError: as `FreqFusionFPN`.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the detection models; FPN of CARAFE (ICCV
     2019).
@@ -264,9 +287,8 @@ class FreqFusionCARAFEFPN(_FreqFusionPyramid):
         no_norm_on_lateral: bool = False,
         norm_layer: Callable[[int], nn.Module] | None = None,
         act_layer: Callable[[], nn.Module] | None = None,
-        compress_ratio: int = 8,
-        feature_resample: bool = True,
-        **fusion,
+        fusion: dict[str, Any] | None = None,
+        **options,
     ):
         super().__init__(
             in_channels,
@@ -283,9 +305,7 @@ class FreqFusionCARAFEFPN(_FreqFusionPyramid):
             self.lateral_convs.append(
                 self._conv(channels, out_channels, 3, stride=2, padding=1, norm=lateral_norm)
             )
-        self.alignment = self._fusions(
-            num_outs - 1, compress_ratio, feature_resample=feature_resample, **fusion
-        )
+        self.alignment = self._fusions(num_outs - 1, fusion, options)
         self.fpn_convs = nn.ModuleList(
             self._conv(out_channels, out_channels, 3, padding=1) for _ in range(num_outs)
         )

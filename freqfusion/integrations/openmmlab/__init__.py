@@ -18,12 +18,14 @@ from .versions import check_versions, find_mmseg_configs
 check_versions()
 find_mmseg_configs()
 
+from .analysis import register_costs  # noqa: E402
 from .lazy import HEADS, load_head, register_heads  # noqa: E402
 from .metrics import BoundaryIoUMetric as BoundaryIoUMetric  # noqa: E402
 from .necks import FreqFusionCARAFEFPN as FreqFusionCARAFEFPN  # noqa: E402
 from .necks import FreqFusionFPN as FreqFusionFPN  # noqa: E402
 from .optim import CPUAmpOptimWrapper as CPUAmpOptimWrapper  # noqa: E402
 
+register_costs()
 register_heads()
 
 

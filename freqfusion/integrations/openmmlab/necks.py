@@ -88,13 +88,16 @@ class FreqFusionFPN(_OpenMMLabNeck, necks.FreqFusionFPN, BaseModule):
             the upsampling.
         init_cfg: initialisation of lateral and output convolutions. The fusions keep their own;
             pretrained weights are loaded into both.
-        **fusion: `compress_ratio`, `feature_resample` and other arguments of `FreqFusion`.
+        fusion: how two levels are fused, for example ``fusion=dict(type='CARAFE')``; "Nearest"
+            makes it a plain FPN. See `freqfusion.necks.FreqFusionFPN`.
+        **options: options of the fusion, for FreqFusion `compress_ratio`, `feature_resample` and
+            others.
 
     Shape:
         as `freqfusion.necks.FreqFusionFPN`
 
     Raises:
-        ValueError: if levels do not fit; see also `FreqFusion`.
+        ValueError: if levels or the type of the fusion do not fit; see also the fusion.
         TypeError: for an unknown argument.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879) in FPN (Lin et al., CVPR 2017).
@@ -130,8 +133,8 @@ class FreqFusionCARAFEFPN(_OpenMMLabNeck, necks.FreqFusionCARAFEFPN, BaseModule)
     """`freqfusion.necks.FreqFusionCARAFEFPN`, the authors' neck for detection, for configs.
 
     Args:
-        in_channels, out_channels, num_outs, start_level, end_level, no_norm_on_lateral,
-            **fusion: see `freqfusion.necks.FreqFusionCARAFEFPN`.
+        in_channels, out_channels, num_outs, start_level, end_level, no_norm_on_lateral, fusion,
+            **options: see `freqfusion.necks.FreqFusionCARAFEFPN`.
         conv_cfg, norm_cfg, act_cfg, upsample_cfg, init_cfg: see `FreqFusionFPN`.
 
     Shape:

@@ -1,0 +1,83 @@
+"""Command lines that draw and count."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmseg", reason="the tools need mmseg")
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "mm_configs" / "scenes" / "fpn-freqfusion_r18_1xb4-800_scenes-128x256.py"
+
+
+def tool(name, *arguments, code=0):
+    command = [sys.executable, ROOT / "tools" / f"{name}.py", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    tool("make_scenes", folder, "--format", "cityscapes", "--train", 1, "--val", 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Random weights of the config's model, as MMEngine saves them."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from _config import load_config
+    from _models import build
+
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save({"state_dict": build(load_config(str(CONFIG), [])).state_dict()}, path)
+    return path
+
+
+def test_infer_draws_every_image_of_a_folder(scenes, checkpoint, tmp_path):
+    from PIL import Image
+
+    images = next((scenes / "leftImg8bit" / "val").iterdir())
+    out = tool("infer", CONFIG, checkpoint, images, "--out", tmp_path / "pictures")
+    assert f"3 pictures in {tmp_path / 'pictures'}" in out
+    for image in images.iterdir():
+        with Image.open(image) as before, Image.open(tmp_path / "pictures" / image.name) as after:
+            assert before.size == after.size
+            assert before.tobytes() != after.convert("RGB").tobytes()
+    again = tool("infer", CONFIG, checkpoint, images, "--out", tmp_path / "pictures", code=2)
+    assert re.fullmatch(r"infer.py: .*\.png exists already; choose another --out\n", again)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: "missing.pth"}, "there is no checkpoint missing.pth"),
+        ({2: "missing.png"}, "there is no image missing.png"),
+        ({0: "missing.py"}, "there is no config missing.py"),
+    ],
+)
+def test_infer_says_what_is_missing(change, message, scenes, checkpoint, tmp_path):
+    arguments = [CONFIG, checkpoint, scenes / "scenes.json", "--out", tmp_path / "out"]
+    for place, value in change.items():
+        arguments[place] = value
+    assert tool("infer", *arguments, code=2).splitlines()[-1] == f"infer.py: {message}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_get_flops_counts_the_operators():
+    """The fused twin costs more than the plain one, and both counters see it."""
+    plain = CONFIG.with_name("fpn_r18_1xb4-800_scenes-128x256.py")
+    counts = []
+    for config in (CONFIG, plain):
+        out = tool("get_flops", config, "--shape", 128, 256)
+        counts.append([float(n) for n in re.findall(r"([\d.]+) (?:M|G)", out)])
+    (fused_size, fused_flops, fused_macs), (plain_size, plain_flops, plain_macs) = counts
+    assert (fused_size, plain_size) == (3.35, 3.27)
+    assert fused_flops - plain_flops == pytest.approx(2 * (fused_macs - plain_macs), rel=0.1)
+    assert fused_flops > plain_flops
+    assert fused_flops == pytest.approx(2 * fused_macs, rel=0.05)
