@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,20 @@ def golden(golden_path):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def default_scope():
+    """Takes back which library MMEngine looks into first: building a model sets that for good."""
+
+    def scopes():
+        registry = sys.modules.get("mmengine.registry")
+        return registry.DefaultScope._instance_dict if registry else {}
+
+    before = dict(scopes())
+    yield
+    for name in [name for name in scopes() if name not in before]:
+        del scopes()[name]
 
 
 @pytest.fixture

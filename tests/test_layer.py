@@ -241,11 +241,16 @@ def test_initialisation_after_a_meta_device():
     assert all(x.isfinite().all() for x in layer(*inputs()))
 
 
-def test_activation_checkpointing_changes_nothing_but_memory():
+@pytest.mark.parametrize("where", ["call", "constructor"])
+def test_activation_checkpointing_changes_nothing_but_memory(where):
     layer = small()
     hr, lr = inputs()
     kept, saved = [], []
     for tensors, use_checkpoint in ((kept, False), (saved, True)):
+        if where == "constructor":
+            other = small(use_checkpoint=use_checkpoint)
+            other.load_state_dict(layer.state_dict())
+            layer, use_checkpoint = other, False
         with torch.autograd.graph.saved_tensors_hooks(
             lambda x, t=tensors: t.append(x) or x, lambda x: x
         ):

@@ -1,5 +1,6 @@
 """Command lines that draw and count."""
 
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def test_infer_says_what_is_missing(change, message, scenes, checkpoint, tmp_pat
         arguments[place] = value
     assert tool("infer", *arguments, code=2).splitlines()[-1] == f"infer.py: {message}"
     assert not (tmp_path / "out").exists()
+
+
+def test_dist_train_runs_two_processes(scenes, tmp_path):
+    """On CPUs too, and with activation checkpointing in the neck."""
+    options = ["train_cfg.max_iters=3", "train_cfg.val_interval=3", f"data_root={scenes}"]
+    options += ["default_hooks.logger.interval=1", "model.neck.use_checkpoint=True"]
+    command = ["bash", ROOT / "tools" / "dist_train.sh", CONFIG, 2, "--work-dir", tmp_path / "run"]
+    done = subprocess.run(
+        [*map(str, command), "--cfg-options", "train_dataloader.batch_size=1", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    log = next((tmp_path / "run").glob("*/*.log")).read_text()
+    assert "Distributed launcher: pytorch" in log and "GPU number: 2" in log
+    assert len(re.findall(r"Iter\(train\) \[\d/3\]", log)) == 3
+    assert "boundary/mIoU" in log
 
 
 def test_get_flops_counts_the_operators():

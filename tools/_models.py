@@ -69,8 +69,9 @@ def cost(config: Any, size: tuple[int, int]) -> Cost:
     """Counts a forward pass over one image (height, width), operators of this package included."""
     model = build(at_size(config, size)).eval()
     batch = model.data_preprocessor(random_batch(config, size, images=1))
+    mode = "predict" if config.default_scope == "mmseg" else "tensor"  # Mask2Former has no other
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(batch["inputs"], batch["data_samples"], mode="tensor")
+        model(batch["inputs"], batch["data_samples"], mode=mode)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops())
 

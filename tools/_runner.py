@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from _cli import CommandError, reason
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -20,6 +21,14 @@ class _Begun(Hook):
         self.at = 0
 
 
+def _distribute_on_cpus(config: Config) -> None:
+    """Lets processes without GPUs work together: MMEngine would choose one for each."""
+    wrapper = {"type": "MMDistributedDataParallel", **(config.get("model_wrapper_cfg") or {})}
+    config.model_wrapper_cfg = {**wrapper, "device_ids": None}
+    config.merge_from_dict({"env_cfg.dist_cfg.backend": "gloo"})
+    torch.cuda.set_device = lambda device: None
+
+
 def launch(config: Config, mode: str) -> None:
     """Builds the runner of a config and trains or tests.
 
@@ -33,6 +42,8 @@ def launch(config: Config, mode: str) -> None:
         CommandError: if it cannot begin; errors after that are raised as they are.
     """
     begun = _Begun()
+    if config.launcher != "none" and not torch.cuda.is_available():
+        _distribute_on_cpus(config)
     try:
         runner = Runner.from_cfg(config)
         runner.register_hook(begun)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops._checks import check_choice, check_positive
-from ..ops._geometry import memory_format_of
 from .filters import nearest_resize
 from .interpolation import UpsampleAdd
-from .offsets import sub_pixels
+from .offsets import sample, sub_pixels
 
 STYLES = ("lp", "pl")
 
@@ -67,7 +64,8 @@ class DySample(UpsampleAdd):
 
     def upsample(self, hr_feat: Tensor, lr_feat: Tensor) -> Tensor:
         """See the class; `hr_feat` gives the size alone."""
-        return sample_coarse(lr_feat, nearest_resize(self.predict(lr_feat), hr_feat.shape[2:]))
+        offset = nearest_resize(self.predict(lr_feat), hr_feat.shape[2:])
+        return sample(lr_feat, offset, lr_feat.shape[2:])
 
     def predict(self, lr_feat: Tensor) -> Tensor:
         """Offsets (B, 2 * groups, 2h, 2w) in coarse pixels: x of all groups, then y."""
@@ -75,30 +73,3 @@ class DySample(UpsampleAdd):
         scope = 0.5 * self.scope(x).sigmoid() if self.dynamic_scope else 0.25
         offset = self.offset(x) * scope
         return offset if self.style == "pl" else sub_pixels(offset)
-
-
-def sample_coarse(feature: Tensor, offset: Tensor) -> Tensor:
-    """Bilinear samples of a coarse map at the centres of fine pixels moved by `offset`.
-
-    Args:
-        feature: the coarse map (B, C, h, w); its channels are cut into as many groups as `offset`
-            has.
-        offset: (B, 2 * groups, H, W) in coarse pixels, x of every group, then y of every group.
-    """
-    batch, channels, h, w = feature.shape
-    groups, (height, width) = offset.shape[1] // 2, offset.shape[2:]
-    dtype = torch.promote_types(offset.dtype, torch.float32)
-    offset = offset.to(dtype).unflatten(1, (2, groups))
-    rows = (torch.arange(height, dtype=dtype, device=feature.device) * 2 + 1) / height - 1
-    cols = (torch.arange(width, dtype=dtype, device=feature.device) * 2 + 1) / width - 1
-    grid = torch.stack(
-        (offset[:, 0] * (2 / w) + cols, offset[:, 1] * (2 / h) + rows[:, None]), -1
-    )  # (B, groups, H, W, xy) in -1...1 from border to border
-    sampled = F.grid_sample(
-        feature.to(dtype).reshape(batch * groups, channels // groups, h, w),
-        grid.flatten(0, 1),
-        padding_mode="border",
-        align_corners=False,
-    )
-    sampled = sampled.view(batch, channels, height, width)
-    return sampled.to(feature.dtype, memory_format=memory_format_of(feature))

@@ -77,6 +77,8 @@ class FreqFusion(nn.Module):
         offset_mode: "sim_concat" or "sim"; see `OffsetGenerator`.
         zero_init_offset: start with all offsets zero; else as in the published recipe, which starts
             with offsets of about 0.65 coarse pixels.
+        use_checkpoint: activation checkpointing: recompute the layer in backward instead of keeping
+            its maps.
 
     Shape:
         - hr_feat: (B, hr_channels, H, W); lr_feat: (B, lr_channels, h, w), H >= h and W >= w
@@ -119,6 +121,7 @@ class FreqFusion(nn.Module):
         padding_mode: str = "zeros",
         offset_mode: str = "sim_concat",
         zero_init_offset: bool = False,
+        use_checkpoint: bool = False,
     ):
         super().__init__()
         check_positive("hr_channels", hr_channels)
@@ -145,6 +148,7 @@ class FreqFusion(nn.Module):
         self.comp_feat_upsample, self.semi_conv = comp_feat_upsample, semi_conv
         self.use_high_pass, self.hr_residual = use_high_pass, hr_residual
         self.feature_resample, self.hamming_window = feature_resample, hamming_window
+        self.use_checkpoint = use_checkpoint
 
         channels = compressed_channels
         self.hr_channel_compressor = nn.Conv2d(hr_channels, channels, 1)
@@ -191,12 +195,11 @@ class FreqFusion(nn.Module):
         Args:
             hr_feat: the fine map.
             lr_feat: the coarse map.
-            use_checkpoint: activation checkpointing: recompute the layer in backward instead of
-                keeping its maps.
+            use_checkpoint: activation checkpointing in this call; see the class.
         """
         self._check_inputs(hr_feat, lr_feat)
         hr_feat, lr_feat = autocast_input(hr_feat), autocast_input(lr_feat)
-        if use_checkpoint:
+        if use_checkpoint or self.use_checkpoint:
             return checkpoint(self._fuse, hr_feat, lr_feat, use_reentrant=False)
         return self._fuse(hr_feat, lr_feat)
 

@@ -83,6 +83,9 @@ class OffsetGenerator(nn.Module):
         for conv in (self.offset, self.direct_scale, self.hr_offset, self.hr_direct_scale):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
+        for norm in (self.norm_hr, self.norm_lr):
+            if isinstance(norm, nn.GroupNorm):
+                norm.reset_parameters()
         if self.zero_init:
             nn.init.zeros_(self.offset.weight)
             nn.init.zeros_(self.hr_offset.weight)
@@ -121,26 +124,27 @@ def convolve_together(x: Tensor, *convs: nn.Conv2d) -> tuple[Tensor, ...]:
 
 
 def sample(feature: Tensor, offset: Tensor, unit: tuple[int, int]) -> Tensor:
-    """Bilinear samples of `feature` at its pixel centres moved by `offset`.
+    """Bilinear samples of `feature` at the centres of the pixels of `offset`, moved by it.
 
     Border pixels repeat outwards.
 
     Args:
-        feature: map (B, C, H, W); its channels are cut into as many groups as `offset` has.
+        feature: map (B, C, h, w), which spans the same image as `offset`; its channels are cut into
+            as many groups as `offset` has.
         offset: (B, 2 * groups, H, W), x of every group, then y of every group.
-        unit: (h, w), how many units of `offset` the height and the width of the map are.
+        unit: how many units of `offset` the height and the width of the image are.
     """
-    batch, channels, height, width = feature.shape
-    groups = offset.shape[1] // 2
+    batch, channels, h, w = feature.shape
+    groups, (height, width) = offset.shape[1] // 2, offset.shape[2:]
     dtype = torch.promote_types(offset.dtype, torch.float32)
     offset = offset.to(dtype).unflatten(1, (2, groups))
     rows = (torch.arange(height, dtype=dtype, device=feature.device) * 2 + 1) / height - 1
     cols = (torch.arange(width, dtype=dtype, device=feature.device) * 2 + 1) / width - 1
     grid = torch.stack(
         (offset[:, 0] * (2 / unit[1]) + cols, offset[:, 1] * (2 / unit[0]) + rows[:, None]), -1
-    )
+    )  # (B, groups, H, W, xy) in -1...1 from border to border
     sampled = F.grid_sample(
-        feature.to(dtype).reshape(batch * groups, channels // groups, height, width),
+        feature.to(dtype).reshape(batch * groups, channels // groups, h, w),
         grid.flatten(0, 1),
         padding_mode="border",
         align_corners=False,

@@ -1,0 +1,77 @@
+"""Two processes that share a batch train as one process does with all of it."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+ROOT = Path(__file__).parents[1]
+GROUP_NORM = dict(type="GN", num_groups=8, requires_grad=True)
+STEPS = 5
+
+
+def segmentor():
+    """Without batch norms, whose statistics are of one process, and without dropout."""
+    config = load("scenes/fpn-freqfusion_r18_1xb4-800_scenes-128x256.py")
+    config.model.backbone.norm_cfg = config.model.decode_head.norm_cfg = GROUP_NORM
+    config.model.decode_head.dropout_ratio = 0
+    return config
+
+
+def load(name):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from _config import load_config
+
+    return load_config(str(ROOT / "mm_configs" / name), [])
+
+
+def train(make_config, model_wrapper, images):
+    """Parameters after a few steps of SGD on some of two images."""
+    config = make_config()
+    from _models import at_size, build, random_batch
+
+    torch.manual_seed(0)
+    model = build(at_size(config, (64, 64))).train().double()  # so that rounding does not grow
+    wrapped = model_wrapper(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(STEPS):
+        batch = random_batch(config, (64, 64))
+        batch = {name: [values[i] for i in images] for name, values in batch.items()}
+        batch = model.data_preprocessor(batch, True)
+        losses = wrapped(batch["inputs"].double(), batch["data_samples"], mode="loss")
+        loss, _ = model.parse_losses(losses)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return before, [p.detach() for p in model.parameters()]
+
+
+def train_one_of_two(rank, port, make_config, path):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    _, parameters = train(make_config, DistributedDataParallel, [rank])
+    if rank == 0:
+        torch.save(parameters, path)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("make_config", [segmentor], ids=lambda f: f.__name__)
+def test_two_processes_train_as_one(make_config, tmp_path):
+    pytest.importorskip("mmseg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    before, expected = train(make_config, lambda model: model, [0, 1])
+    path = tmp_path / "parameters.pt"
+    mp.spawn(train_one_of_two, args=(port, make_config, path), nprocs=2)
+    moved = 0
+    for start, one, two in zip(before, expected, torch.load(path), strict=True):
+        assert (one - two).abs().max() <= 1e-9
+        moved = max(moved, float((one - start).abs().max()))
+    assert moved > 1e-2  # or equality would mean nothing
