@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -346,7 +346,8 @@ def _run(rules: Rules, infos: list[dict[str, Any]], workers: int) -> Iterator[tu
     keys += ("reduce_zero_label", "label_map", "segment_ids")
     tasks = ({key: info[key] for key in keys if key in info} for info in infos)
     function = partial(check_sample, rules)
-    with Pool(workers) if workers > 1 else nullcontext() as pool:
+    spawn = get_context("spawn")  # a fork may hang where threads run
+    with spawn.Pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.imap(function, tasks, chunksize=16) if pool else map(function, tasks)
         for result in results:
             yield result

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if workers == 1:
         yield map
     else:
-        with Pool(workers, initializer=_start_worker) as pool:
+        with get_context("spawn").Pool(workers, _start_worker) as pool:  # a fork may hang
             yield partial(pool.imap, chunksize=4)
 
 
