@@ -33,6 +33,7 @@ class DySample(UpsampleAdd):
     Source: Liu et al., "Learning to Upsample by Learning to Sample", ICCV 2023, arXiv 2308.15085.
 
     Example:
+        >>> import torch
         >>> fuse = DySample(64, style="pl", dynamic_scope=True)
         >>> fuse(torch.randn(1, 64, 32, 32), torch.randn(1, 64, 16, 16)).shape
         torch.Size([1, 64, 32, 32])
