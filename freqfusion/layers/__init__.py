@@ -1,19 +1,27 @@
-"""Layers: `FreqFusion` and the parts that it is made of, and the fusions it is compared with."""
+"""Layers: `FreqFusion`, the parts it is made of, the fusions it is compared with, and `LoFE`."""
 
 from .carafe import CARAFE
 from .dysample import DySample
 from .fade import FADE
 from .freqfusion import FreqFusion, FreqFusionOutput
 from .interpolation import Bilinear, Nearest
+from .lofe import LoFE
+from .loffa import LoFFA, adaptive_instance_norm
 from .sapa import SAPA
+from .wavelet import DWT2d, IDWT2d
 
 __all__ = [
     "CARAFE",
     "FADE",
     "SAPA",
     "Bilinear",
+    "DWT2d",
     "DySample",
     "FreqFusion",
     "FreqFusionOutput",
+    "IDWT2d",
+    "LoFE",
+    "LoFFA",
     "Nearest",
+    "adaptive_instance_norm",
 ]

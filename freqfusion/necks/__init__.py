@@ -1,6 +1,7 @@
-"""Necks that fuse a feature pyramid by `FreqFusion`; they need no framework."""
+"""Necks that fuse a feature pyramid by `FreqFusion`, and `LoFENeck`; they need no framework."""
 
 from .concat import FreqFusionConcat
 from .fpn import FreqFusionCARAFEFPN, FreqFusionFPN
+from .lofe import LoFENeck
 
-__all__ = ["FreqFusionCARAFEFPN", "FreqFusionConcat", "FreqFusionFPN"]
+__all__ = ["FreqFusionCARAFEFPN", "FreqFusionConcat", "FreqFusionFPN", "LoFENeck"]

@@ -145,3 +145,29 @@ class FreqFusionCARAFEFPN(_OpenMMLabNeck, necks.FreqFusionCARAFEFPN, BaseModule)
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the detection models.
     """
+
+
+@MODELS.register_module(force=True)
+class LoFENeck(necks.LoFENeck, BaseModule):
+    """`freqfusion.necks.LoFENeck` for configs, where it stands in front of another neck.
+
+    A list of necks is one neck to MMEngine. It replaces the neck of the base config as a whole, so
+    that it has to repeat the second one's arguments or refer to them, as in the example.
+
+    Args:
+        in_channels, indices, **options: see `freqfusion.necks.LoFENeck`.
+        init_cfg: initialisation of the convolutions and norms; by default their own.
+
+    Shape, Raises:
+        as `freqfusion.necks.LoFENeck`
+
+    Source: see `freqfusion.necks.LoFENeck`.
+
+    Example:
+        In a config whose base has a `FreqFusionFPN`:
+        ``neck=[dict(type='LoFENeck', in_channels=[64, 128, 256, 512]), _base_.model.neck]``
+    """
+
+    def __init__(self, *args: Any, init_cfg: dict | list[dict] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.init_cfg = copy.deepcopy(init_cfg)
