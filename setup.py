@@ -26,6 +26,8 @@ setup(
     python_requires=">=3.10",
     packages=[
         "freqfusion",
+        "freqfusion.analysis",
+        "freqfusion.distillation",
         "freqfusion.integrations",
         "freqfusion.integrations.openmmlab",
         "freqfusion.kernels",
@@ -39,6 +41,9 @@ setup(
     install_requires=["torch>=2.6", "numpy"],
     extras_require={
         "triton": ["triton; platform_system == 'Linux'"],
+        "wavelets": ["ptwt"],  # those other than Haar
+        "analysis": ["matplotlib"],
+        "tensorboard": ["tensorboard", "future"],  # for MMEngine's TensorboardVisBackend
         # The maintained forks of OpenMMLab. mmcv compiles its operators only if torch is there
         # first and pip does not isolate the build; README.md has the two commands.
         "mm": [
@@ -53,11 +58,21 @@ setup(
             "onedl-mmcv==2.3.6",
             "onedl-mmsegmentation==1.4.2",
         ],
+        # The original packages, with operators compiled likewise (setuptools < 82).
+        "mm-original": [
+            "mmengine==0.11.0rc3",
+            "mmcv==2.1.0",
+            "mmsegmentation==1.2.2",
+            "mmdet==3.3.0",
+            "ftfy",  # imported by mmsegmentation and not named by it
+            "regex",
+        ],
         "dev": [
             "build",
             "pytest",
             "ruff",
             "matplotlib",
+            "ptwt",
             "onnxruntime",
             "onnxscript",
             "triton==3.8.*; platform_system == 'Linux'",

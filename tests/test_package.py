@@ -17,6 +17,8 @@ LAYERS_OF_THE_PACKAGE = [
     "ops",
     "layers",
     "necks",
+    "distillation",
+    "analysis",
     "integrations",
 ]  # each may import those before it
 FRAMEWORKS = ("mmengine", "mmcv", "mmseg", "mmdet")

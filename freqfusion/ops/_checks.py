@@ -86,3 +86,9 @@ def check_filter(
                 f"{weight_name} must be scale_factor = {scale_factor!r} times as large as x, "
                 f"{size}, got {tuple(weight.shape[2:])}"
             )
+
+
+def check_between(name: str, value: float, low: float, high: float):
+    """Raises ValueError unless `value` is a number from `low` to `high`."""
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")

@@ -19,10 +19,13 @@ check_versions()
 find_mmseg_configs()
 
 from .analysis import register_costs  # noqa: E402
+from .framer import FramerHook as FramerHook  # noqa: E402
+from .framer import FramerModelWrapper as FramerModelWrapper  # noqa: E402
 from .lazy import HEADS, load_head, register_heads  # noqa: E402
 from .metrics import BoundaryIoUMetric as BoundaryIoUMetric  # noqa: E402
 from .necks import FreqFusionCARAFEFPN as FreqFusionCARAFEFPN  # noqa: E402
 from .necks import FreqFusionFPN as FreqFusionFPN  # noqa: E402
+from .necks import LoFENeck as LoFENeck  # noqa: E402
 from .optim import CPUAmpOptimWrapper as CPUAmpOptimWrapper  # noqa: E402
 
 register_costs()
