@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers.filters import nearest_resize, normalise_kernels
+from .layers.filters import normalise_kernels
 
 OPSET = 18
 
@@ -77,18 +77,19 @@ def written_out() -> dict:
 def _reassemble(
     x: Tensor, weight: Tensor, kernel_size: int, groups: int, padding_mode: str
 ) -> Tensor:
-    """Tap by tap: the shifted map, resized, times that tap's weights."""
+    """Tap by tap: the map at that tap of every output, times that tap's weights."""
     if padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros' for ONNX, got {padding_mode!r}")
-    size, (height, width) = weight.shape[2:], x.shape[2:]
+    sizes = zip(x.shape[2:], weight.shape[2:], strict=True)
+    rows, cols = (torch.arange(to, device=x.device) * of // to for of, to in sizes)
     padded = F.pad(x.float(), [kernel_size // 2] * 4)
-    weight = weight.float().unflatten(1, (groups, kernel_size**2))
-    total = None
-    for tap in range(kernel_size**2):
-        p, q = divmod(tap, kernel_size)
-        shifted = nearest_resize(padded[:, :, p : p + height, q : q + width], size)
-        product = shifted.unflatten(1, (groups, -1)) * weight[:, :, tap, None]
-        total = product if total is None else total + product
+    weights = weight.float().unflatten(1, (groups, 1, kernel_size**2)).unbind(3)
+    total = 0
+    for p in range(kernel_size):
+        band = padded.index_select(2, rows + p)
+        for q in range(kernel_size):
+            tap = band.index_select(3, cols + q).unflatten(1, (groups, -1))
+            total = total + tap * weights[p * kernel_size + q]
     return total.flatten(1, 2).to(x.dtype)
 
 

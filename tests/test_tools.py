@@ -100,3 +100,69 @@ def test_get_flops_counts_the_operators():
     assert fused_flops - plain_flops == pytest.approx(2 * (fused_macs - plain_macs), rel=0.1)
     assert fused_flops > plain_flops
     assert fused_flops == pytest.approx(2 * fused_macs, rel=0.05)
+
+
+class TestExport:
+    def test_program_with_open_sizes(self, checkpoint, tmp_path):
+        path = tmp_path / "model.pt2"
+        out = tool("export", CONFIG, path, "--checkpoint", checkpoint, "--size", 64, 96)
+        assert re.search(r"1 outputs, off by \d\.\de-?\+?\d+ at \(1, 3, 96, 128\)", out)
+        program = torch.export.load(path).module()
+        scores = program(torch.randn(3, 3, 32, 160))
+        assert [tuple(each.shape) for each in scores] == [(3, 19, 8, 40)]
+
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("model.bin", [], "OUT must end in .onnx or .pt2, got {path}"),
+            ("model.pt2", ["--size", 65, 96], "--size must be multiples of 32, got [65, 96]"),
+            ("there.pt2", [], "{path} exists already; choose another name"),
+        ],
+    )
+    def test_says_what_is_wrong(self, name, options, message, tmp_path):
+        (tmp_path / "there.pt2").touch()
+        path = tmp_path / name
+        error = tool("export", CONFIG, path, *options, code=2)
+        assert error.splitlines()[-1] == f"export.py: {message.format(path=path)}"
+
+
+def test_rehearsal_trains_a_config_of_a_real_dataset(tmp_path):
+    config = "segformer_mit-b0_freqfusion_8xb2-160k_ade20k-512x512"
+    options = ["--iterations", 3, "--size", 64, 64, "--train", 2, "--val", 1]
+    command = ["rehearse", ROOT / f"mm_configs/ade20k/{config}.py", *options]
+    table = tool(*command, "--work-dir", tmp_path).splitlines()[-2]
+    cells = [cell.strip() for cell in table.strip("| ").split("|")]
+    assert cells[:2] == [config, "3"]
+    assert all(0 < float(loss) < 100 for loss in cells[2:4])
+    assert re.fullmatch(r"mIoU \S+", cells[-1])
+
+
+class TestPanopticQuality:
+    """Of the module that stands in for panopticapi."""
+
+    @pytest.fixture
+    def panopticapi(self):
+        sys.path.insert(0, str(ROOT / "tools"))
+        return pytest.importorskip("panopticapi_stand_in")
+
+    def test_ids_and_colours(self, panopticapi):
+        import numpy as np
+
+        ids = np.array([[0, 1], [256, 197 + 256 * 3 + 65536 * 7]])
+        colours = panopticapi.id2rgb(ids)
+        assert colours.dtype == np.uint8
+        assert colours[1].tolist() == [[0, 1, 0], [197, 3, 7]]
+        assert (panopticapi.rgb2id(colours) == ids).all()
+
+    def test_quality(self, panopticapi):
+        one, two = panopticapi.PQStat(), panopticapi.PQStat()
+        one[1].iou, one[1].tp, one[1].fp = 0.9, 1, 1
+        two[1].iou, two[1].tp, two[1].fn = 0.6, 1, 1
+        two[7].fn = 2
+        one += two
+        categories = {1: {"isthing": 1}, 7: {"isthing": 0}, 8: {"isthing": 0}}
+        means, each = one.pq_average(categories, isthing=None)
+        assert each[1] == pytest.approx({"pq": 1.5 / 3, "sq": 0.75, "rq": 2 / 3})
+        assert means == pytest.approx({"pq": 0.25, "sq": 0.375, "rq": 1 / 3, "n": 2})
+        assert one.pq_average(categories, isthing=True)[0]["pq"] == pytest.approx(0.5)
+        assert one.pq_average(categories, isthing=False)[0]["n"] == 1

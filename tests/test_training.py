@@ -156,6 +156,37 @@ class TestDemo:
         assert "with other settings; choose another --work-dir" in done.stderr
 
 
+class TestOtherScripts:
+    """Training scripts that know nothing of this package: `custom_imports` is enough."""
+
+    def train(self, library, config, folder, *options):
+        script = Path(importlib.util.find_spec(library).origin).parent / ".mim" / "tools"
+        arguments = [config, "--work-dir", folder, "--cfg-options", *schedule(4), *options]
+        done = subprocess.run(
+            [sys.executable, *map(str, [script / "train.py", *arguments])],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(losses(folder)) == 4
+
+    @needs("mmdet", "mmcv._ext")
+    def test_mmdetections(self, tmp_path):
+        data = scenes(tmp_path / "coco", "coco", "64x128")
+        root = [f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")]
+        root += [f"val_evaluator.ann_file={data}/annotations/instances_val2017.json"]
+        self.train("mmdet", DETECTOR, tmp_path / "run", *root)
+
+    @needs("mmseg")
+    def test_mmsegmentations(self, cityscapes, tmp_path):
+        """With a config in one file, as every run leaves it in its folder."""
+        options = [f"data_root={cityscapes}", *schedule(1), *TINY]
+        call("train.py", FUSED, "--work-dir", tmp_path / "ours", "--cfg-options", *options)
+        self.train("mmseg", tmp_path / "ours" / FUSED.name, tmp_path / "run")
+
+
 @needs("mmseg")
 class TestInterrupted:
     def test_killed_training_resumes_to_the_same_iteration(self, cityscapes, tmp_path):
