@@ -42,6 +42,23 @@ class FreqFusionOutput(NamedTuple):
     lr_feat: Tensor
 
 
+class FreqFusionFilters(NamedTuple):
+    """What `FreqFusion.predict` returns.
+
+    Attributes:
+        low_pass: kernels of the coarse map, summing to 1 over the taps: (B, lowpass_kernel**2 *
+            up_group, H, W).
+        high_pass: kernels, likewise, of what the high-pass filter takes away from the fine map: (B,
+            highpass_kernel**2 * up_group, H, W); None without `use_high_pass`.
+        offset: where the coarse map is sampled, see `OffsetGenerator.predict`; None without
+            `feature_resample`.
+    """
+
+    low_pass: Tensor
+    high_pass: Tensor | None
+    offset: Tensor | None
+
+
 class FreqFusion(nn.Module):
     """Frequency-aware fusion of a fine and a coarse map, in place of upsample-and-add.
 
@@ -202,6 +219,24 @@ class FreqFusion(nn.Module):
         if use_checkpoint or self.use_checkpoint:
             return checkpoint(self._fuse, hr_feat, lr_feat, use_reentrant=False)
         return self._fuse(hr_feat, lr_feat)
+
+    def predict(self, hr_feat: Tensor, lr_feat: Tensor) -> FreqFusionFilters:
+        """The filters and offsets by which `forward` fuses two maps, to look at.
+
+        Example:
+            >>> fine, coarse = torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2)
+            >>> filters = FreqFusion(hr_channels=8, lr_channels=8).predict(fine, coarse)
+            >>> filters.low_pass.shape, filters.high_pass.shape, filters.offset
+            (torch.Size([1, 25, 4, 4]), torch.Size([1, 9, 4, 4]), None)
+        """
+        self._check_inputs(hr_feat, lr_feat)
+        lr = self.lr_channel_compressor(autocast_input(lr_feat))
+        hr, low_pass, high = self._predict(self.hr_channel_compressor(autocast_input(hr_feat)), lr)
+        if high is not None:
+            window = self._window(self.hamming_highpass)
+            high = normalise_kernels(high, self.highpass_kernel, self.up_group, window)
+        offset = self.dysampler.predict(hr, lr) if self.feature_resample else None
+        return FreqFusionFilters(low_pass, high, offset)
 
     def _fuse(self, hr_feat: Tensor, lr_feat: Tensor) -> FreqFusionOutput:
         lr = self.lr_channel_compressor(lr_feat)
