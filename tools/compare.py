@@ -15,7 +15,7 @@ from typing import Any
 from _cli import add_common, quiet, reason, run
 from _runs import Run, claim, results, train
 
-_DIGITS = {"s/iter": 3, "memory/MiB": 0}  # others have 2
+_DIGITS = {"s/iter": 3, "memory/MiB": 0, "margin": 3, "boundary margin": 3}  # others have 2
 
 
 def main() -> int:
@@ -29,6 +29,11 @@ def main() -> int:
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one run each (0)")
     add("--work-dir", type=Path, default=Path("work_dirs/compare"), help="folder of the runs")
     add("--metrics", nargs="+", default=["mIoU", "boundary/mIoU"], help="what to compare")
+    add(
+        "--similarity",
+        metavar="LAYER",
+        help="compare the similarity margin of a map too, such as neck[0]; see docs/analysis.md",
+    )
     add_common(options)
     return run(compare, options.parse_args())
 
@@ -46,7 +51,7 @@ def compare(arguments: argparse.Namespace) -> None:
     ]
     for each in runs:
         each.check()
-    rows = [_row(each, arguments.metrics) for each in runs]
+    rows = [_row(each, arguments.metrics, arguments.similarity) for each in runs]
     sizes = {each.path: _size(each) for each in runs if each.seed == arguments.seeds[0]}
     rows = [row | sizes[each.path] for row, each in zip(rows, runs, strict=True)]
     with open(arguments.work_dir / "comparison.csv", "w", newline="") as file:
@@ -63,7 +68,7 @@ def run_folder(work_dir: Path, path: str, seed: int) -> Path:
     return work_dir / Path(path).stem / f"seed{seed}"
 
 
-def _row(each: Run, metrics: list[str]) -> dict[str, str | int | float | None]:
+def _row(each: Run, metrics: list[str], layer: str | None) -> dict[str, str | int | float | None]:
     """Trains a run if it is not done and returns its figures."""
     title = f"{each.name}, seed {each.seed}"
     claim(each)
@@ -72,7 +77,20 @@ def _row(each: Run, metrics: list[str]) -> dict[str, str | int | float | None]:
     if found is None:
         train(each, lambda line: print(f"  {line}", flush=True))
         found = results(each, metrics)
-    return {"config": each.name, "seed": each.seed, **found}
+    margins = _margins(each, layer) if layer else {}
+    return {"config": each.name, "seed": each.seed, **found, **margins}
+
+
+def _margins(each: Run, layer: str) -> dict[str, float | None]:
+    """Returns the similarity margin of a map of a trained run: of all pixels, near boundaries."""
+    from analyze import similarity_of
+
+    checkpoint = (each.folder / "last_checkpoint").read_text()
+    found = similarity_of(each.path, checkpoint, [layer], images=64, options=each.overrides)[layer]
+    return {
+        "margin": found["all"]["macro"]["margin_mean"],
+        "boundary margin": found["boundary"]["macro"]["margin_mean"],
+    }
 
 
 def _size(each: Run) -> dict[str, int | float | None]:

@@ -50,7 +50,7 @@ def demo(arguments: argparse.Namespace) -> None:
     _say("2/3  training, the plain neck first")
     arguments.configs = [str(path) for path in CONFIGS]
     arguments.seeds = [arguments.seed]
-    arguments.metrics = ["mIoU", "boundary/mIoU"]
+    arguments.metrics, arguments.similarity = ["mIoU", "boundary/mIoU"], None
     arguments.cfg_options = [f"data_root={scenes}", *arguments.cfg_options]
     compare(arguments)
     picture = arguments.work_dir / "predictions.png"
