@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -82,12 +81,7 @@ class FeatureRecorder:
             self._handles.append(module.register_forward_hook(self._hook(name, tap)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.remove()
 
     def remove(self) -> None:

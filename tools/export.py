@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,7 @@ def _onnx(network: Any, example: Any, out: Path, shapes: Any, other: Any) -> lis
 
     from freqfusion.export import export_onnx
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is not installed
     export_onnx(network, (example,), out, shapes, input_names=["image"])
     session = onnxruntime.InferenceSession(str(out))
     return [torch.from_numpy(x) for x in session.run(None, {"image": other.numpy()})]

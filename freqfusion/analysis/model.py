@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from types import TracebackType
 from typing import NamedTuple
 
 import torch
@@ -131,13 +130,8 @@ class ModelAnalysis:
         self._recorder.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._recorder.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._recorder.__exit__(*error)
 
     @torch.no_grad()
     def update(
