@@ -43,6 +43,7 @@ setup(
         "triton": ["triton; platform_system == 'Linux'"],
         "wavelets": ["ptwt"],  # those other than Haar
         "analysis": ["matplotlib"],
+        "onnx": ["onnxruntime", "onnxscript"],
         "tensorboard": ["tensorboard", "future"],  # for MMEngine's TensorboardVisBackend
         # The maintained forks of OpenMMLab. mmcv compiles its operators only if torch is there
         # first and pip does not isolate the build; README.md has the two commands.

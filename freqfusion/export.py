@@ -45,7 +45,7 @@ def export_onnx(
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("ONNX needs two packages: pip install onnx onnxscript") from error
+        raise ImportError('ONNX needs more packages: pip install "freqfusion[onnx]"') from error
     with torch.no_grad():
         program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes)
         program = program.run_decompositions(written_out())

@@ -44,7 +44,8 @@ class FeatureRecorder:
 
     `features` has what the last call of each module gave, with its graph, until `clear` or the end
     of the context. The hooks exist inside of the context only, and nothing of a recorder is in the
-    model's state_dict.
+    model's state_dict. A map that the model changes in place afterwards, as ``ReLU(inplace=True)``
+    does, is what it has been changed to.
 
     Args:
         model: any module.

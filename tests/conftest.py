@@ -50,16 +50,16 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def default_scope():
-    """Takes back which library MMEngine looks into first: building a model sets that for good."""
+    """Forgets which library MMEngine looks into first: building a model sets that for good."""
 
-    def scopes():
+    def forget():
         registry = sys.modules.get("mmengine.registry")
-        return registry.DefaultScope._instance_dict if registry else {}
+        if registry:
+            registry.DefaultScope._instance_dict.clear()
 
-    before = dict(scopes())
+    forget()  # what fixtures of a module have set
     yield
-    for name in [name for name in scopes() if name not in before]:
-        del scopes()[name]
+    forget()
 
 
 @pytest.fixture

@@ -375,6 +375,13 @@ class TestAlignment:
         terms = FramerLoss()({"layer": student}, teacher)
         torch.testing.assert_close(terms, FramerLoss()({"layer": project(student, 4)}, teacher))
 
+    def test_projection_outlives_no_trace(self):
+        from torch._subclasses import FakeTensorMode
+
+        with FakeTensorMode():
+            project(torch.randn(1, 3, 2, 2), 5)
+        assert project(torch.randn(1, 3, 2, 2), 5).isfinite().all()
+
     def test_connectors_begin_as_the_projection(self):
         x = torch.randn(2, 8, 6, 6)
         connectors = Connectors({"a.b": (8, 4)})
@@ -592,6 +599,14 @@ class TestFramerModel:
             framer(torch.zeros(1, 2, 4, 4, dtype=torch.float64))
         assert not any(m._forward_hooks for m in framer.modules())
 
+    def test_without_weight_connectors_get_zeros(self):
+        """Distributed training waits for the gradients of all parameters."""
+        framer = framer_model()
+        framer.criterion.loss_weight = 0
+        output = framer(joint_images())
+        (sum(level.mean() for level in output) + framer.loss()).backward()
+        assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in framer.connectors.parameters())
+
     def test_layers_that_cannot_learn(self):
         framer = framer_model()
         framer.model.stem.requires_grad_(False)
@@ -743,7 +758,7 @@ def train_in_openmmlab(rank=None):
     images = list(joint_images())[slice(None) if rank is None else slice(2 * rank, 2 * rank + 2)]
     wrapped = model if rank is None else MMDistributedDataParallel(model)
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
-    runner = SimpleNamespace(model=wrapped, iter=0)
+    runner = SimpleNamespace(model=wrapped, iter=0, hooks=[hook])
     hook.before_train(runner)
     for runner.iter in range(4):
         hook.before_train_iter(runner, runner.iter)
@@ -845,6 +860,10 @@ class TestFramerHook:
         with pytest.raises(ValueError, match="no module 'layers.stam'.*mean 'layers.stem'"):
             train(tmp_path, hook=hook)
 
+    def test_one_is_enough(self, tmp_path):
+        with pytest.raises(ValueError, match="must have one FramerHook .* got several"):
+            train(tmp_path, extra_hooks=[HOOK])
+
     @pytest.mark.parametrize(
         "options, error, message",
         [
@@ -935,7 +954,7 @@ class TestConfig:
         with DefaultScope.overwrite_default_scope("mmseg"):
             model = MODELS.build(framer["model"])
             hook = HOOKS.build(config)
-        hook.before_train(SimpleNamespace(model=model))
+        hook.before_train(SimpleNamespace(model=model, hooks=[hook]))
         with hook._recorder as recorder:
             model(torch.randn(1, 3, 64, 64), mode="tensor")
             maps = dict(recorder.features)

@@ -108,8 +108,24 @@ class TestExport:
         out = tool("export", CONFIG, path, "--checkpoint", checkpoint, "--size", 64, 96)
         assert re.search(r"1 outputs, off by \d\.\de-?\+?\d+ at \(1, 3, 96, 128\)", out)
         program = torch.export.load(path).module()
-        scores = program(torch.randn(3, 3, 32, 160))
-        assert [tuple(each.shape) for each in scores] == [(3, 19, 8, 40)]
+        scores = program(torch.randn(3, 3, 64, 160))
+        assert [tuple(each.shape) for each in scores] == [(3, 19, 16, 40)]
+
+    def test_onnx_runs_in_onnxruntime(self, checkpoint, tmp_path):
+        pytest.importorskip("onnxruntime")
+        path = tmp_path / "model.onnx"
+        options = ["--checkpoint", checkpoint, "--size", 64, 64, "--fixed"]
+        assert f"{path}: 1 outputs, off by" in tool("export", CONFIG, path, *options)
+        assert path.stat().st_size > 1e6
+
+    @pytest.mark.parametrize("wrong", [[1.0, 3.0], [1.0, float("nan")], [[1.0, 2.0]]])
+    def test_wrong_output_is_found(self, wrong):
+        sys.path.insert(0, str(ROOT / "tools"))
+        from export import agree
+
+        right = [torch.ones(2), torch.tensor([1.0, 2.0])]
+        assert agree([x.clone() for x in right], right) == 0
+        assert not agree([right[0], torch.tensor(wrong)], right) <= 1e-4
 
     @pytest.mark.parametrize(
         ("name", "options", "message"),
@@ -135,6 +151,17 @@ def test_rehearsal_trains_a_config_of_a_real_dataset(tmp_path):
     assert cells[:2] == [config, "3"]
     assert all(0 < float(loss) < 100 for loss in cells[2:4])
     assert re.fullmatch(r"mIoU \S+", cells[-1])
+
+
+def test_a_model_with_connectors_is_the_plain_one_to_the_tools():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from _config import load_config, without_connectors
+
+    config = load_config(str(CONFIG), [])
+    plain = config.model
+    assert without_connectors(config).model is plain
+    config.model = dict(type="FramerModelWrapper", model=plain, connectors={})
+    assert without_connectors(config).model.to_dict() == plain.to_dict()
 
 
 class TestPanopticQuality:

@@ -56,6 +56,13 @@ def load_config(path: str, options: list[str], work_dir: str | None = None) -> A
     return config
 
 
+def without_connectors(config: Any) -> Any:
+    """Takes the model out of a `FramerModelWrapper`; checkpoints are of that one."""
+    if config.model.type == "FramerModelWrapper":
+        config.model = config.model.model
+    return config
+
+
 def check_data(config: Any, *loaders: str) -> None:
     """Checks that the folders of the datasets in some dataloaders exist.
 

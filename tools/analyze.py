@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import check_data, load_config
+from _config import check_data, load_config, without_connectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def similarity_of(
 
 def _load(path: str, checkpoint: str, options: Sequence[str]) -> Any:
     """Returns a config whose model takes whole images, after a look at what it needs."""
-    config = load_config(path, list(options))
+    config = without_connectors(load_config(path, list(options)))
     if not Path(checkpoint).is_file() and "://" not in checkpoint:
         raise CommandError(f"there is no checkpoint {checkpoint}")
     if config.get("val_dataloader") is None:

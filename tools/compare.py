@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from _cli import add_common, quiet, reason, run
+from _config import without_connectors
 from _runs import Run, claim, results, train
 
 _DIGITS = {"s/iter": 3, "memory/MiB": 0, "margin": 3, "boundary margin": 3}  # others have 2
@@ -98,7 +99,7 @@ def _size(each: Run) -> dict[str, int | float | None]:
     import torch
     from _models import build, cost
 
-    config = each.check()
+    config = without_connectors(each.check())
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)  # what a detector's second stage does depends on its first
         try:

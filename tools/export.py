@@ -9,17 +9,20 @@ compared with the model.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import load_config
+from _config import load_config, without_connectors
 
 TOLERANCE = 1e-4
+_ONNX = ("onnxruntime", "onnxscript")
 
 
 def main() -> int:
@@ -50,7 +53,9 @@ def export(arguments: argparse.Namespace) -> None:
         raise CommandError(f"{out} exists already; choose another name")
     if any(side % step for side in arguments.size):
         raise CommandError(f"--size must be multiples of {step}, got {arguments.size}")
-    config = load_config(arguments.config, arguments.cfg_options)
+    if out.suffix == ".onnx" and not all(map(importlib.util.find_spec, _ONNX)):
+        raise CommandError('ONNX needs more packages: pip install "freqfusion[onnx]"')
+    config = without_connectors(load_config(arguments.config, arguments.cfg_options))
     import torch
 
     network = _network(config, arguments.checkpoint)
@@ -63,12 +68,22 @@ def export(arguments: argparse.Namespace) -> None:
         runs = _onnx if out.suffix == ".onnx" else _pt2
         results = runs(network, example, out, shapes, other)
         expected = network(other)
-    error = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(results, expected, strict=True)
-    )
+    error = agree(results, expected)
     if not error <= TOLERANCE:
-        raise CommandError(f"{out} differs from the model by {error:.1e} of the largest value")
+        out.unlink()
+        raise CommandError(
+            f"what was exported differs from the model by {error:.1e} of the largest value"
+        )
     print(f"{out}: {len(expected)} outputs, off by {error:.1e} at {tuple(other.shape)}")
+
+
+def agree(results: list, expected: list) -> float:
+    """Returns the largest error, as a share of the largest value; infinity for other shapes."""
+    if [x.shape for x in results] != [x.shape for x in expected]:
+        return math.inf
+    pairs = zip(results, expected, strict=True)
+    errors = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
+    return math.inf if any(map(math.isnan, errors)) else max(errors)
 
 
 def _open_batch(batch: int | None) -> dict:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from _cli import add_common, quiet, run
-from _config import load_config
+from _config import load_config, without_connectors
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def count(arguments: argparse.Namespace) -> None:
     Raises:
         CommandError: if the config cannot be read.
     """
-    config = load_config(arguments.config, arguments.cfg_options)
+    config = without_connectors(load_config(arguments.config, arguments.cfg_options))
     from _models import cost, mmengine_flops
 
     size = tuple(arguments.shape)

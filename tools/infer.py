@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import load_config
+from _config import load_config, without_connectors
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -34,7 +34,7 @@ def infer(arguments: argparse.Namespace) -> None:
     Raises:
         CommandError: if something is missing, or a picture exists already.
     """
-    config = load_config(arguments.config, arguments.cfg_options)
+    config = without_connectors(load_config(arguments.config, arguments.cfg_options))
     if not Path(arguments.checkpoint).is_file() and "://" not in arguments.checkpoint:
         raise CommandError(f"there is no checkpoint {arguments.checkpoint}")
     images = _images(arguments.images)

@@ -74,9 +74,10 @@ def shrink(config: Any, arguments: argparse.Namespace) -> Any:
     form = _FORMATS.get(dataset.type.removeprefix("mmdet."))
     if form is None:
         raise CommandError(f"{config.filename} trains on {dataset.type}, not on {list(_FORMATS)}")
-    scenes = arguments.work_dir / "scenes" / form
-    size = tuple(arguments.size)
-    generate(scenes, Settings(form, size, 0, arguments.train, arguments.val), 1)
+    size, counts = tuple(arguments.size), (arguments.train, arguments.val)
+    name = "{}-{}x{}-{}-{}".format(form, *size, *counts)
+    scenes = arguments.work_dir / "scenes" / name
+    generate(scenes, Settings(form, size, 0, *counts), 1)
     root = scenes / "ADEChallengeData2016" if form == "ade20k" else scenes
     old = dataset.data_root.rstrip("/")
     config = type(config)(_small(config.to_dict(), size, old, str(root)))
@@ -149,8 +150,12 @@ def _shorten(config: Any, iterations: int, lr: float) -> None:
     }
     config.log_processor = {"type": "LogProcessor", "window_size": 1, "by_epoch": False}
     config.randomness = {"seed": 0}
-    imports = [*config.custom_imports["imports"], "panopticapi_stand_in"]
-    config.custom_imports = {"imports": imports, "allow_failed_imports": False}
+    imports = (config.get("custom_imports") or {}).get("imports", [])
+    imports = [imports] if isinstance(imports, str) else imports
+    config.custom_imports = {
+        "imports": [*imports, "panopticapi_stand_in"],
+        "allow_failed_imports": False,
+    }
 
 
 def _summary(each: Run) -> list[str]:

@@ -20,7 +20,7 @@ class Tally:
 
     def add(self, labels: list[int], sums: Tensor, counts: Tensor) -> None:
         """Adds what was found in an image, two of (classes, measures)."""
-        both = torch.stack((sums.double(), counts.double()), 1).cpu()
+        both = torch.stack((sums.cpu().double(), counts.cpu().double()), 1)
         for label, own in zip(labels, both, strict=True):
             self._sums[label] = self._sums.get(label, 0) + own
 
@@ -56,8 +56,8 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """Adds rows."""
-        rows = rows.double()
-        sums = torch.stack((rows.sum(0), rows.square().sum(0))).cpu()
+        rows = rows.cpu().double()  # which some devices do not have
+        sums = torch.stack((rows.sum(0), rows.square().sum(0)))
         self._sums = sums if self._sums is None else self._sums + sums
         self.count += len(rows)
 

@@ -56,7 +56,7 @@ class RadialSpectrum:
             x = feature.to(accumulate_dtype(feature))
             x = x - x.mean((1, 2), keepdim=True)
             self._variance += x.square().mean().item()
-            power = _power(x).flatten().double().cpu() * weight
+            power = _power(x).flatten().cpu().double() * weight
             sums = torch.zeros_like(self._power).index_add_(0, index, power)
             self._power += sums
             self._counts.index_add_(0, index, weight)

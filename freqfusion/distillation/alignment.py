@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops._checks import check_positive
+from ..ops.bands import through_cache
 
 
 class Connectors(nn.ModuleList):
@@ -71,7 +72,7 @@ def project(x: Tensor, channels: int) -> Tensor:
     """
     if x.shape[1] == channels:
         return x
-    weight = orthogonal(x.shape[1], channels, x.dtype, x.device)
+    weight = through_cache(orthogonal, x)(x.shape[1], channels, x.dtype, x.device)
     return F.conv2d(x, weight[..., None, None])
 
 
@@ -94,6 +95,6 @@ def orthogonal(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Random matrix (out_channels, channels) whose shorter side is orthonormal."""
-    matrix = torch.empty(out_channels, channels)
+    matrix = torch.empty(out_channels, channels, device="cpu")
     nn.init.orthogonal_(matrix, generator=torch.Generator().manual_seed(0))
     return matrix.to(device, dtype)

@@ -126,7 +126,9 @@ class FramerLoss(nn.Module):
         maps = list(students.values())
         if len(maps) == 1:
             return [None]
-        steps = torch.randint(1, len(maps), (len(maps),), generator=self.generator).tolist()
+        steps = torch.randint(
+            1, len(maps), (len(maps),), generator=self.generator, device="cpu"
+        ).tolist()
         return [maps[(i + step) % len(maps)] for i, step in enumerate(steps)]
 
     def _layer(self, student: Tensor, teacher: Tensor, other: Tensor | None) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops._checks import check_map, check_same_device
@@ -113,11 +112,18 @@ class IDWT2d(_Wavelet2d):
 
 
 def pad_end(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
-    """Adds rows below and columns at the right by a mode of `torch.nn.functional.pad`."""
-    if not (rows or columns):
-        return x
-    with without_autocast(x):  # which makes float32 of it on a CPU
-        return F.pad(x, (0, columns, 0, rows), mode=mode)
+    """Adds rows below and columns at the right: "reflect"ed ones, or "replicate"s of the last.
+
+    As `torch.nn.functional.pad`, whose backward is not deterministic on GPUs.
+    """
+    for dim, count in ((2, rows), (3, columns)):
+        if count:
+            size = x.shape[dim]
+            beyond = torch.arange(size, size + count, device=x.device)
+            source = 2 * (size - 1) - beyond if mode == "reflect" else beyond.clamp(max=size - 1)
+            added = x.index_select(dim, source).contiguous(memory_format=memory_format_of(x))
+            x = torch.cat((x, added), dim)
+    return x
 
 
 def _split_haar(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,13 +120,15 @@ def low_weight(coefficients: Tensor, width: int, cutoff: float, mask: str, soft:
     if mask == "magnitude_quantile":
         return _largest(coefficients.abs(), cutoff)
     height, dtype = coefficients.shape[2], coefficients.real.dtype
-    build = _build(_window, coefficients)
+    build = through_cache(_window, coefficients)
     return build(height, width, cutoff, mask, soft, dtype, coefficients.device)
 
 
 def column_weight(coefficients: Tensor, width: int) -> Tensor:
     """How many coefficients of a full spectrum each column of its half stands for: 1 or 2."""
-    return _build(_columns, coefficients)(width, coefficients.real.dtype, coefficients.device)
+    return through_cache(_columns, coefficients)(
+        width, coefficients.real.dtype, coefficients.device
+    )
 
 
 def energies(coefficients: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -140,9 +142,9 @@ def energies(coefficients: Tensor, weight: Tensor, width: int) -> tuple[Tensor, 
     return low, high
 
 
-def _build(function: Callable[..., Tensor], coefficients: Tensor) -> Callable[..., Tensor]:
-    """`function`, or what it is without its cache where tensors are not to outlive a trace."""
-    is_traced = torch.compiler.is_compiling() or type(coefficients) is not Tensor
+def through_cache(function: Callable[..., Tensor], x: Tensor) -> Callable[..., Tensor]:
+    """`function`, or what it is without its cache if `x` is traced: tensors would outlive that."""
+    is_traced = torch.compiler.is_compiling() or type(x) is not Tensor
     return function.__wrapped__ if is_traced else function
 
 

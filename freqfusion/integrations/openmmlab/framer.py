@@ -62,6 +62,8 @@ class FramerHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Finds the layers."""
+        if sum(isinstance(hook, FramerHook) for hook in runner.hooks) > 1:
+            raise ValueError("custom_hooks must have one FramerHook for all students, got several")
         model = _unwrap(runner.model)
         self._connectors = getattr(model, CONNECTORS, None)
         if self._connectors is not None:
@@ -124,7 +126,8 @@ def FramerModelWrapper(model: dict, connectors: Mapping[str, tuple[int, int]]) -
     config says and not wrapped, so that everything finds its parts where they were; the connectors
     are one more of them. `FramerHook`, which such a model needs, uses them in training and keeps
     them in a checkpoint beside the model's weights, whose names are those of a plain training: to
-    resume takes this config, to test or to publish takes the plain one.
+    resume takes this config, to test or to publish takes the plain one. An `EMAHook` with
+    ``strict_load=True`` misses its average of the connectors when resumed.
 
     Args:
         model: config of the model.

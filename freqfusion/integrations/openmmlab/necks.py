@@ -152,7 +152,9 @@ class LoFENeck(necks.LoFENeck, BaseModule):
     """`freqfusion.necks.LoFENeck` for configs, where it stands in front of another neck.
 
     A list of necks is one neck to MMEngine. It replaces the neck of the base config as a whole, so
-    that it has to repeat the second one's arguments or refer to them, as in the example.
+    that it has to repeat the second one's arguments or refer to them, as in the example. The second
+    neck's parameters are called ``neck.1.*`` then: to load the checkpoint of a model without this
+    one takes ``revise_keys=[('^neck[.]', 'neck.1.')]`` in MMEngine's `load_checkpoint`.
 
     Args:
         in_channels, indices, **options: see `freqfusion.necks.LoFENeck`.
