@@ -14,8 +14,13 @@ from typing import Any
 from _cli import INSTALL, CommandError, explained
 
 # what OpenMMLab says of its own defaults and of compiled operators that nothing here needs
-_NOTICES = ("Fail to import ``MultiScaleDeformableAttention``", "Default ``avg_non_ignore``")
+_NOTICES = (
+    "Fail to import ``MultiScaleDeformableAttention``",
+    "Default ``avg_non_ignore``",
+    "``build_loss`` would be deprecated",
+)
 
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # endings of image files
 
 # what MMEngine's Runner reads from a config beside its own arguments
 _OF_RUNNER = (
@@ -76,6 +81,16 @@ def check_data(config: Any, *loaders: str) -> None:
                     f"there is no dataset folder {root}; "
                     "point to yours with --cfg-options data_root=FOLDER"
                 )
+
+
+def check_checkpoint(path: str) -> None:
+    """Checks that a checkpoint exists, unless it is somewhere else than on this machine.
+
+    Raises:
+        CommandError: if it does not.
+    """
+    if "://" not in path and not Path(path).is_file():
+        raise CommandError(f"there is no checkpoint {path}")
 
 
 def _import_integration() -> None:

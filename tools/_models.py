@@ -6,7 +6,7 @@ import copy
 from typing import Any, NamedTuple
 
 import torch
-from _cli import quiet
+from _cli import explained, quiet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,11 +18,25 @@ def build(config: Any) -> nn.Module:
 
     init_default_scope(config.get("default_scope", "mmengine"))
     model = copy.deepcopy(config.model)
-    _forget_weights(model)
+    forget_weights(model)
     with quiet():
         model = MODELS.build(model)
         model.init_weights()
     return revert_sync_batchnorm(model)
+
+
+def trained(config: Any, checkpoint: str) -> nn.Module:
+    """Returns the model of a config with the weights of a checkpoint, on the CPU, to evaluate.
+
+    Raises:
+        CommandError: if it cannot be built, or the weights are not exactly its own.
+    """
+    from mmengine.runner import load_checkpoint
+
+    with quiet(), explained(f"cannot load {checkpoint}"):
+        model = build(config)
+        load_checkpoint(model, checkpoint, map_location="cpu", strict=True)
+    return model.eval()
 
 
 def random_batch(config: Any, size: tuple[int, int], images: int = 2) -> dict:
@@ -90,7 +104,7 @@ def mmengine_flops(config: Any, size: tuple[int, int]) -> float:
     return analyzer.total()
 
 
-def _forget_weights(node: Any) -> None:
+def forget_weights(node: Any) -> None:
     """Takes the checkpoints that would be downloaded out of a part of a config."""
     if isinstance(node, dict):
         for key, value in node.items():
@@ -98,7 +112,7 @@ def _forget_weights(node: Any) -> None:
                 isinstance(value, dict) and value.get("type") == "Pretrained"
             ):
                 node[key] = None
-            _forget_weights(value)
+            forget_weights(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            _forget_weights(value)
+            forget_weights(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import check_data, load_config, without_connectors
+from _config import check_checkpoint, check_data, load_config, without_connectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,8 +107,7 @@ def similarity_of(
 def _load(path: str, checkpoint: str, options: Sequence[str]) -> Any:
     """Returns a config whose model takes whole images, after a look at what it needs."""
     config = without_connectors(load_config(path, list(options)))
-    if not Path(checkpoint).is_file() and "://" not in checkpoint:
-        raise CommandError(f"there is no checkpoint {checkpoint}")
+    check_checkpoint(checkpoint)
     if config.get("val_dataloader") is None:
         raise CommandError(f"{path} has no val_dataloader, whose images would be measured")
     check_data(config, "val_dataloader")
@@ -130,19 +129,15 @@ class _Subject:
     """A trained model and the images that it is measured with."""
 
     def __init__(self, path: str, config: Any, checkpoint: str, images: int, device: str | None):
-        from _models import build
+        from _models import trained
         from mmengine.device import get_device
         from mmengine.registry import DATASETS
-        from mmengine.runner import load_checkpoint
 
         if images < 1:
             raise CommandError(f"--images must be at least 1, got {images}")
         self.path, self.config, self.checkpoint = path, config, checkpoint
         self.device = device or get_device()
-        with quiet(), explained(f"cannot load {checkpoint}"):
-            self.model = build(config)
-            load_checkpoint(self.model, checkpoint, map_location="cpu", strict=True)
-            self.model.to(self.device).eval()
+        self.model = trained(config, checkpoint).to(self.device)
         with quiet(), explained(f"cannot read the validation set of {path}"):
             self.dataset = DATASETS.build(config.val_dataloader.dataset)
         count = min(images, len(self.dataset))

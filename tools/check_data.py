@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 from _cli import CommandError, add_common, explained, quiet, reason, run
-from _config import check_data, load_config
+from _config import IMAGES, check_data, load_config
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # problems of a dataset that are printed
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 COCO = {"images", "annotations", "categories"}  # parts of an annotation file
 TRAIN_IDS = "the *_labelTrainIds.png are made by mmseg's cityscapes.py, see docs/data.md"
 PANOPTICAPI = (

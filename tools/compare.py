@@ -85,8 +85,9 @@ def _row(each: Run, metrics: list[str], layer: str | None) -> dict[str, str | in
 def _margins(each: Run, layer: str) -> dict[str, float | None]:
     """Returns the similarity margin of a map of a trained run: of all pixels, near boundaries."""
     from analyze import similarity_of
+    from mmengine.runner import find_latest_checkpoint
 
-    checkpoint = (each.folder / "last_checkpoint").read_text()
+    checkpoint = find_latest_checkpoint(str(each.folder))
     found = similarity_of(each.path, checkpoint, [layer], images=64, options=each.overrides)[layer]
     return {
         "margin": found["all"]["macro"]["margin_mean"],

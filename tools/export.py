@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import load_config, without_connectors
+from _config import check_checkpoint, load_config, without_connectors
 
 TOLERANCE = 1e-4
 _ONNX = ("onnxruntime", "onnxscript")
@@ -56,6 +56,8 @@ def export(arguments: argparse.Namespace) -> None:
     if out.suffix == ".onnx" and not all(map(importlib.util.find_spec, _ONNX)):
         raise CommandError('ONNX needs more packages: pip install "freqfusion[onnx]"')
     config = without_connectors(load_config(arguments.config, arguments.cfg_options))
+    if arguments.checkpoint:
+        check_checkpoint(arguments.checkpoint)
     import torch
 
     network = _network(config, arguments.checkpoint)
@@ -104,13 +106,9 @@ def _open_sides(step: int) -> dict:
 def _network(config: Any, checkpoint: str | None) -> Any:
     """What is exported: an image in, a list of maps out."""
     import torch
-    from _models import build
-    from mmengine.runner import load_checkpoint
+    from _models import build, trained
 
-    model = build(config).eval()
-    if checkpoint:
-        with quiet(), explained(f"cannot load {checkpoint}"):
-            load_checkpoint(model, checkpoint, map_location="cpu", strict=True)
+    model = trained(config, checkpoint) if checkpoint else build(config).eval()
     for name, module in list(model.named_modules()):
         if _rounds(module):  # its own would fix the sizes
             scale, mode = module.scale_factor, module.mode

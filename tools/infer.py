@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CommandError, add_common, explained, quiet, run
-from _config import load_config, without_connectors
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from _config import IMAGES, check_checkpoint, load_config, without_connectors
 
 
 def main() -> int:
@@ -35,8 +33,7 @@ def infer(arguments: argparse.Namespace) -> None:
         CommandError: if something is missing, or a picture exists already.
     """
     config = without_connectors(load_config(arguments.config, arguments.cfg_options))
-    if not Path(arguments.checkpoint).is_file() and "://" not in arguments.checkpoint:
-        raise CommandError(f"there is no checkpoint {arguments.checkpoint}")
+    check_checkpoint(arguments.checkpoint)
     images = _images(arguments.images)
     pictures = [arguments.out / f"{image.stem}.png" for image in images]
     doubled = {path for path in pictures if pictures.count(path) > 1}

@@ -51,36 +51,43 @@ def rehearse(arguments: argparse.Namespace) -> None:
     lines = [["config", "iterations", "first loss", "last loss", "s/iter", "evaluation"]]
     for path in arguments.configs:
         small = arguments.work_dir / "configs" / Path(path).name
-        config = shrink(load_config(path, arguments.cfg_options), arguments)
+        config = shrink(path, arguments)
         small.parent.mkdir(parents=True, exist_ok=True)
         config.dump(str(small))
         each = Run(str(small), 0, arguments.work_dir / small.stem)
         claim(each)
-        if results(each, []) is None:
+        if (found := results(each, [])) is None:
             train(each, lambda line, name=each.name: print(f"{name}: {line}", flush=True))
-        lines.append([each.name, str(arguments.iterations), *_summary(each)])
+            found = results(each, [])
+        seconds = f"{found['s/iter']:.2f}"
+        first, last, metrics = _summary(each)
+        lines.append([each.name, str(arguments.iterations), first, last, seconds, metrics])
     table = "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], ["---"] * 6, *lines[1:]])
     (arguments.work_dir / "rehearsal.md").write_text(table)
     print(f"\n{table}", flush=True)
 
 
-def shrink(config: Any, arguments: argparse.Namespace) -> Any:
+def shrink(path: str, arguments: argparse.Namespace) -> Any:
     """Returns a config made small, with the data that it needs on disk.
 
     Raises:
         CommandError: if its dataset is none of those that can be generated.
     """
+    config = load_config(path, arguments.cfg_options)
     dataset = config.train_dataloader.dataset
     form = _FORMATS.get(dataset.type.removeprefix("mmdet."))
     if form is None:
-        raise CommandError(f"{config.filename} trains on {dataset.type}, not on {list(_FORMATS)}")
+        raise CommandError(f"{path} trains on {dataset.type}, not on {list(_FORMATS)}")
     size, counts = tuple(arguments.size), (arguments.train, arguments.val)
     name = "{}-{}x{}-{}-{}".format(form, *size, *counts)
     scenes = arguments.work_dir / "scenes" / name
     generate(scenes, Settings(form, size, 0, *counts), 1)
     root = scenes / "ADEChallengeData2016" if form == "ade20k" else scenes
-    old = dataset.data_root.rstrip("/")
-    config = type(config)(_small(config.to_dict(), size, old, str(root)))
+    from _models import forget_weights
+
+    config = load_config(path, [*arguments.cfg_options, f"data_root={root}"])
+    forget_weights(config.model)
+    config = type(config)(_small(config.to_dict(), size))
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         config[key].update(num_workers=0, persistent_workers=False)
     config.train_dataloader.update(
@@ -92,24 +99,18 @@ def shrink(config: Any, arguments: argparse.Namespace) -> Any:
     return config
 
 
-def _small(node: Any, size: tuple[int, int], old: str, new: str) -> Any:
-    """Returns a part of a config for small images in another folder and without its weights."""
-    inner = lambda value: _small(value, size, old, new)  # noqa: E731
+def _small(node: Any, size: tuple[int, int]) -> Any:
+    """Returns a part of a config for small images, with norms that learn."""
     if isinstance(node, dict):
-        if node.get("type") == "Pretrained":
-            return None
-        small = {key: inner(value) for key, value in node.items()}
+        small = {key: _small(value, size) for key, value in node.items()}
         small.update({key: change(small, size) for key, change in _CHANGES.items() if key in small})
         return small
     if isinstance(node, (list, tuple)):
-        return type(node)(inner(value) for value in node)
-    if isinstance(node, str) and f"{node}/".startswith(f"{old}/"):
-        return new + node[len(old) :]
+        return type(node)(_small(value, size) for value in node)
     return node
 
 
 _CHANGES = {
-    "pretrained": lambda node, size: None,
     "frozen_stages": lambda node, size: -1,
     "norm_eval": lambda node, size: False,
     "requires_grad": lambda node, size: True,
@@ -159,16 +160,14 @@ def _shorten(config: Any, iterations: int, lr: float) -> None:
 
 
 def _summary(each: Run) -> list[str]:
-    """Returns what the log of a finished run says, in words."""
+    """Returns loss at the beginning, loss in the end and evaluation of a finished run."""
     (log,) = sorted(each.folder.glob("*/vis_data/scalars.json"))[-1:]
     records = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    found = results(each, [])
     figures = {key: value for key, value in records[-1].items() if key in _METRICS}
     return [
         f"{mean(step['loss'] for step in steps[:_SHOWN]):.2f}",
         f"{mean(step['loss'] for step in steps[-_SHOWN:]):.2f}",
-        f"{found['s/iter']:.2f}",
         ", ".join(f"{_METRICS[key]} {value:.3g}" for key, value in figures.items()),
     ]
 

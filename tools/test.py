@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from _cli import CommandError, parser, run
-from _config import check_data, load_config
+from _cli import parser, run
+from _config import check_checkpoint, check_data, load_config
 
 
 def main() -> int:
@@ -23,8 +22,7 @@ def test(arguments: argparse.Namespace) -> None:
     Raises:
         CommandError: if it cannot start.
     """
-    if not Path(arguments.checkpoint).is_file() and "://" not in arguments.checkpoint:
-        raise CommandError(f"there is no checkpoint {arguments.checkpoint}")
+    check_checkpoint(arguments.checkpoint)
     config = load_config(arguments.config, arguments.cfg_options, arguments.work_dir)
     config.launcher = arguments.launcher
     config.load_from = arguments.checkpoint
