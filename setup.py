@@ -70,7 +70,7 @@ setup(
         ],
         "dev": [
             "build",
-            "pytest",
+            "pytest>=9",  # ends a run that hangs
             "ruff",
             "matplotlib",
             "ptwt",

@@ -1,13 +1,12 @@
-"""Two processes that share a batch train as one process does with all of it."""
+"""Training in two processes: as one process does with all images, and no parameter is unused."""
 
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_two_processes
 from torch.nn.parallel import DistributedDataParallel
 
 ROOT = Path(__file__).parents[1]
@@ -65,27 +64,64 @@ def train(make_config, model_wrapper, images):
     return before, [p.detach() for p in model.parameters()]
 
 
-def train_one_of_two(rank, port, make_config, path):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def train_one_of_two(rank, make_config, path):
     _, parameters = train(make_config, DistributedDataParallel, [rank])
     if rank == 0:
         torch.save(parameters, path)
-    dist.destroy_process_group()
 
 
 # mmdet averages the counts of positives over processes in float32
 @pytest.mark.parametrize("make_config, tolerance", [(segmentor, 1e-9), (detector, 1e-6)])
 def test_two_processes_train_as_one(make_config, tolerance, tmp_path):
     pytest.importorskip("mmseg" if make_config is segmentor else "mmdet.models")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     before, expected = train(make_config, lambda model: model, [0, 1])
     path = tmp_path / "parameters.pt"
-    mp.spawn(train_one_of_two, args=(port, make_config, path), nprocs=2)
+    in_two_processes(train_one_of_two, make_config, path)
     moved = 0
     for start, one, two in zip(before, expected, torch.load(path), strict=True):
         assert (one - two).abs().max() <= tolerance
         moved = max(moved, float((one - start).abs().max()))
     assert moved > 1e-2  # or equality would mean nothing
+
+
+NECKS = [
+    dict(type="FreqFusionFPN", num_outs=4),
+    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_input", start_level=1),
+    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_input"),
+    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_lateral"),
+    dict(type="FreqFusionFPN", num_outs=6, add_extra_convs="on_output"),
+    dict(type="FreqFusionFPN", num_outs=2, start_level=1, end_level=2),
+    dict(type="FreqFusionFPN", num_outs=4, feature_resample=False),
+    dict(type="FreqFusionCARAFEFPN", num_outs=4),
+    dict(type="FreqFusionCARAFEFPN", num_outs=5),
+]
+
+
+PEERS = ["Nearest", "Bilinear", "CARAFE", "DySample", "SAPA", "FADE"]
+
+
+def train_necks(rank):
+    """Two steps of DDP for each neck; the second fails if a parameter had no gradient before."""
+    from mmengine.registry import MODELS
+
+    import freqfusion.integrations.openmmlab  # noqa: F401
+
+    channels = [8, 16, 24, 32]
+    peers = [dict(type="FreqFusionFPN", num_outs=4, fusion=dict(type=peer)) for peer in PEERS]
+    for config in NECKS + peers:
+        torch.manual_seed(rank)
+        model = MODELS.build(dict(in_channels=channels, out_channels=32, **config))
+        model = DistributedDataParallel(model)
+        for _ in range(2):
+            feats = [torch.randn(1, c, 64 >> i, 64 >> i) for i, c in enumerate(channels)]
+            sum(out.square().mean() for out in model(feats)).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, (config, name)
+            other = parameter.grad.clone()
+            dist.broadcast(other, src=0)
+            torch.testing.assert_close(parameter.grad, other)
+
+
+def test_no_neck_has_unused_parameters():
+    pytest.importorskip("mmcv")
+    in_two_processes(train_necks)

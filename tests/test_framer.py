@@ -4,15 +4,13 @@ import copy
 import importlib.util
 import itertools
 import math
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from processes import in_two_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -429,20 +427,6 @@ class TestErrors:
 # Two processes
 
 
-def spawn(function, *args):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_begin, args=(port, function, *args), nprocs=2)
-
-
-def _begin(rank, port, function, *args):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    function(rank, *args)
-    dist.destroy_process_group()
-
-
 class Layers(nn.Module):
     """A model with layers of different sizes and channels."""
 
@@ -491,7 +475,7 @@ def joint_images():
     )
 
 
-def in_two_processes(rank, folder):
+def distil_one_of_two(rank, folder):
     mine = joint_images()[2 * rank : 2 * rank + 2]
     gradients, terms = distillation_gradients(DistributedDataParallel, mine)
     losses = uneven_losses([slice(3), slice(3, 5)][rank])
@@ -514,7 +498,7 @@ def uneven_losses(images):
 def results(tmp_path_factory):
     """What each of two processes has found."""
     folder = tmp_path_factory.mktemp("processes")
-    spawn(in_two_processes, folder)
+    in_two_processes(distil_one_of_two, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
 for package in ("mmengine", "mmcv"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -257,51 +253,6 @@ class TestDetection:
         call("train.py", DETECTOR, "--work-dir", tmp_path / "run", "--cfg-options", *options)
         assert_falls(losses(tmp_path / "run"), 20)
         assert "coco/bbox_mAP" in records(tmp_path / "run")[-1]
-
-
-NECKS = [
-    dict(type="FreqFusionFPN", num_outs=4),
-    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_input", start_level=1),
-    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_input"),
-    dict(type="FreqFusionFPN", num_outs=5, add_extra_convs="on_lateral"),
-    dict(type="FreqFusionFPN", num_outs=6, add_extra_convs="on_output"),
-    dict(type="FreqFusionFPN", num_outs=2, start_level=1, end_level=2),
-    dict(type="FreqFusionFPN", num_outs=4, feature_resample=False),
-    dict(type="FreqFusionCARAFEFPN", num_outs=4),
-    dict(type="FreqFusionCARAFEFPN", num_outs=5),
-]
-
-
-def train_distributed(rank, port, necks):
-    """Two steps of DDP for each neck; the second fails if a parameter had no gradient before."""
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    from mmengine.registry import MODELS
-
-    import freqfusion.integrations.openmmlab  # noqa: F401
-
-    channels = [8, 16, 24, 32]
-    for config in necks:
-        torch.manual_seed(rank)
-        model = MODELS.build(dict(in_channels=channels, out_channels=32, **config))
-        model = DistributedDataParallel(model)
-        for _ in range(2):
-            feats = [torch.randn(1, c, 64 >> i, 64 >> i) for i, c in enumerate(channels)]
-            sum(out.square().mean() for out in model(feats)).backward()
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, (config, name)
-            other = parameter.grad.clone()
-            dist.broadcast(other, src=0)
-            torch.testing.assert_close(parameter.grad, other)
-    dist.destroy_process_group()
-
-
-def test_no_neck_has_unused_parameters():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train_distributed, args=(port, NECKS), nprocs=2)
 
 
 @needs("mmseg")
