@@ -6,20 +6,18 @@ The exit code is 0 if everything is in order, 1 if there are problems, 2 if it c
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from _annotations import Rules, check_coco, check_instances, check_sample, is_panoptic
 from _cli import CommandError, add_common, explained, quiet, reason, run
 from _config import IMAGES, check_data, load_config
+from _samples import draw_samples, has_panopticapi, is_from, step_name
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # problems of a dataset that are printed
@@ -38,27 +36,6 @@ TOTALS = {
     ("Coco", "train2017"): 118287,
     ("Coco", "val2017"): 5000,
 }
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How the files of a dataset are decoded and which values its label maps may have.
-
-    Args:
-        image: decoder of images for `mmcv.imfrombytes`; None if only their presence is checked.
-        label: the same for label maps; None if the pipeline loads none.
-        panoptic: whether label maps hold ids of segments as R + 256 G + 65536 B.
-        backend_args: of MMEngine's file backend.
-        classes: number of classes; None if label maps may have any value.
-        ignored: value without a class.
-    """
-
-    image: str | None = "pillow"
-    label: str | None = "pillow"
-    panoptic: bool = False
-    backend_args: dict[str, Any] | None = None
-    classes: int | None = None
-    ignored: int = 255
 
 
 def main() -> int:
@@ -101,83 +78,6 @@ def check(arguments: argparse.Namespace) -> list[str]:
     for name, dataset in datasets.items():
         problems += _check(name, dataset, settings[name]["pipeline"], arguments)
     return problems
-
-
-def check_sample(rules: Rules, info: dict[str, Any]) -> tuple[int, list[str]]:
-    """Reads the files of one sample.
-
-    Args:
-        rules: what holds for the dataset.
-        info: the sample, as the dataset's ``load_data_list`` describes it.
-
-    Returns:
-        How many label maps could be read, and the problems.
-    """
-    sizes, problems, labels = {}, [], 0
-    if info.get("height") and info.get("width"):
-        sizes["the annotation"] = (info["height"], info["width"])
-    for key, kind, backend in (
-        ("img_path", "image", rules.image),
-        ("img_path2", "image", rules.image),
-        ("seg_map_path", "label", rules.label),
-    ):
-        if info.get(key) is None or (kind == "label" and backend is None):
-            continue
-        flag = "color" if kind == "image" or rules.panoptic else "unchanged"
-        try:
-            pixels = _read(info[key], backend, flag, rules.backend_args)
-        except ValueError as error:
-            problems.append(f"{kind} {info[key]} {error}")
-            continue
-        labels += kind == "label"
-        if pixels is not None:
-            sizes[f"{kind} {info[key]}"] = pixels.shape[:2]
-            problems += _check_label(pixels, info, rules) if kind == "label" else []
-    if len(set(sizes.values())) > 1:
-        told = (f"{what} is {height}x{width}" for what, (height, width) in sizes.items())
-        problems.append(f"sizes differ: {', '.join(told)}")
-    return labels, problems
-
-
-def check_coco(document: dict[str, Any], classes: Iterable[str] | None) -> Iterator[str]:
-    """Checks an annotation file in COCO's format, instances or panoptic.
-
-    mmdet drops boxes that are empty or outside, and annotations of unknown images, in silence.
-
-    Args:
-        document: content of the file.
-        classes: of the dataset, in order; None if it has none.
-
-    Yields:
-        The problems.
-    """
-    names = {category["id"]: category["name"] for category in document["categories"]}
-    if classes is not None:
-        known = [name for name in names.values() if name in classes]
-        missing = [name for name in classes if name not in known]
-        if missing:
-            yield f"the categories lack {len(missing)} classes of the dataset, such as {missing[0]}"
-        elif known != list(classes):
-            yield "the categories stand in another order than the classes of the dataset"
-    images = {image["id"]: image for image in document["images"]}
-    annotated = set()
-    for annotation in document["annotations"]:
-        image = images.get(annotation["image_id"])
-        annotated.add(annotation["image_id"])
-        if image is None:
-            where = f"annotation {annotation.get('id', annotation.get('file_name'))}"
-            yield f"{where}: there is no image with id {annotation['image_id']}"
-            continue
-        for part in annotation.get("segments_info", [annotation]):
-            where = f"annotation {part['id']} of {image['file_name']}"
-            if part["category_id"] not in names:
-                yield f"{where}: unknown category {part['category_id']}"
-            x, y, width, height = part["bbox"]
-            corners = (x, y, x + width, y + height)
-            yield from (f"{where}: {flaw}" for flaw in _check_box(corners, image))
-    if _is_panoptic(document):
-        for number in images.keys() - annotated:
-            yield f"image {images[number]['file_name']} has no annotation"
 
 
 def _datasets(config: Any, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -238,14 +138,15 @@ def _check(name: str, dataset: Any, pipeline: list[Any], arguments: Any) -> list
     for info, (read, found) in zip(infos, _run(rules, infos, arguments.workers), strict=True):
         labels += read
         if document is None:
-            found += _check_instances(info)
+            found += check_instances(info)
         problems += found
         sound += [] if found else [info]
     problems += _orphans(dataset, infos) if rules.label else []
-    if rules.panoptic and not _has_panopticapi():
+    if rules.panoptic and not has_panopticapi():
         notes.append(PANOPTICAPI)
     if sound and arguments.samples:
-        problems += _draw(name, dataset, pipeline, sound, arguments)
+        split = name.split(",")[0]
+        problems += draw_samples(split, dataset, pipeline, sound, arguments.samples, arguments.out)
     if infos and not labels and rules.label and "labelTrainIds" in dataset.seg_map_suffix:
         notes.append(TRAIN_IDS)
     objects = sum(len(info.get("instances") or ()) for info in infos)
@@ -285,15 +186,11 @@ def _load(dataset: Any) -> tuple[dict[str, Any] | None, list[dict[str, Any]], li
         return document, [], [*problems, f"{told}: {reason(error)}"]
     if not infos:
         problems.append(f"{_images(dataset)} has no images of the kind that the dataset reads")
-    if _is_panoptic(document):
+    if is_panoptic(document):
         parts = {part["image_id"]: part["segments_info"] for part in document["annotations"]}
         for info in infos:
             info["segment_ids"] = {part["id"] for part in parts.get(info["img_id"], ())}
     return document, infos, problems
-
-
-def _is_panoptic(document: dict[str, Any] | None) -> bool:
-    return any("segments_info" in part for part in (document or {}).get("annotations", [])[:1])
 
 
 def _rules(dataset: Any, pipeline: list[Any], document: dict[str, Any] | None) -> Rules:
@@ -301,7 +198,7 @@ def _rules(dataset: Any, pipeline: list[Any], document: dict[str, Any] | None) -
     return Rules(
         image=_decoder(pipeline, ("LoadImageFromFile",)),
         label=_label_decoder(dataset, pipeline),
-        panoptic=_is_panoptic(document),
+        panoptic=is_panoptic(document),
         backend_args=getattr(dataset, "backend_args", None),
         classes=len(classes) if classes else None,
         ignored=getattr(dataset, "ignore_index", 255),
@@ -310,30 +207,20 @@ def _rules(dataset: Any, pipeline: list[Any], document: dict[str, Any] | None) -
 
 def _label_decoder(dataset: Any, pipeline: list[Any]) -> str | None:
     """Returns a decoder for label maps; None if the pipeline loads boxes and masks alone."""
-    segmentation = _is_from("mmseg", dataset)
-    loaders = [step for step in pipeline if _type(step) == "LoadAnnotations"]
+    segmentation = is_from("mmseg", dataset)
+    loaders = [step for step in pipeline if step_name(step) == "LoadAnnotations"]
     loaders = [step for step in loaders if step.get("with_seg", segmentation)]
-    loaders += [step for step in pipeline if _type(step) == "LoadPanopticAnnotations"]
+    loaders += [step for step in pipeline if step_name(step) == "LoadPanopticAnnotations"]
     return _decoder(loaders, ("LoadAnnotations", "LoadPanopticAnnotations"))
 
 
 def _decoder(pipeline: list[Any], loaders: tuple[str, ...]) -> str | None:
     """Returns a decoder for what a pipeline loads: Pillow for OpenCV, which forgives cut files."""
     for step in pipeline:
-        if _type(step) in loaders:
+        if step_name(step) in loaders:
             backend = step.get("imdecode_backend", "pillow")
             return "pillow" if backend in ("cv2", "turbojpeg") else backend
     return None
-
-
-def _is_from(library: str, dataset: Any) -> bool:
-    """Says whether a library defines the class of a dataset or a base of it."""
-    return any(base.__module__.startswith(f"{library}.") for base in type(dataset).__mro__)
-
-
-def _type(step: dict[str, Any]) -> str:
-    """Returns the name of a step of a pipeline without its scope."""
-    return getattr(step["type"], "__name__", str(step["type"])).rsplit(".", 1)[-1]
 
 
 def _run(rules: Rules, infos: list[dict[str, Any]], workers: int) -> Iterator[tuple[int, list]]:
@@ -356,77 +243,6 @@ def _run(rules: Rules, infos: list[dict[str, Any]], workers: int) -> Iterator[tu
         sys.stderr.write("\n")
 
 
-def _read(path: str, backend: str | None, flag: str, args: dict | None) -> np.ndarray | None:
-    """Decodes a file; raises ValueError, in words that follow its name, if that cannot be done."""
-    import mmcv
-    from mmengine import fileio
-    from PIL import UnidentifiedImageError
-
-    try:
-        if backend is None:
-            if not fileio.exists(path, backend_args=args):
-                raise FileNotFoundError
-            return None
-        content = fileio.get(path, backend_args=args)
-        pixels = mmcv.imfrombytes(content, flag, "rgb", backend=backend)
-    except FileNotFoundError:
-        raise ValueError("is missing") from None
-    except UnidentifiedImageError:
-        raise ValueError("is not an image") from None
-    except Exception as error:
-        raise ValueError(f"cannot be read: {reason(error)}") from error
-    return pixels
-
-
-def _check_label(label: np.ndarray, info: dict[str, Any], rules: Rules) -> Iterator[str]:
-    """Yields what is wrong with the values of a label map."""
-    what = f"label {info['seg_map_path']}"
-    if rules.panoptic:
-        found = set(np.unique(label.astype(np.int32) @ (1, 256, 65536)).tolist()) - {0}
-        noted = info["segment_ids"]
-        if found - noted:
-            yield f"{what} has segments without annotation: {_some(found - noted)}"
-        if noted - found:
-            yield f"{what} lacks annotated segments: {_some(noted - found)}"
-    elif label.ndim != 2:
-        yield f"{what} has {label.shape[2]} channels, it must have one"
-    elif rules.classes is not None:
-        values = np.unique(label).astype(np.int64)
-        reduce, renamed = info.get("reduce_zero_label"), info.get("label_map") or {}
-        seen = np.where((values == 0) | (values == 255), 255, values - 1) if reduce else values
-        seen = np.array([renamed.get(value, value) for value in seen.tolist()])
-        wrong = values[(seen < 0) | (seen >= rules.classes) & (seen != rules.ignored)]
-        if len(wrong):
-            void = f"0 and {rules.ignored} are" if reduce else f"{rules.ignored} is"
-            first = int(bool(reduce))
-            last = (max(renamed) if renamed else rules.classes - 1) + first
-            told = f"classes are {first} to {last}, {void} void"
-            yield f"{what} has the values {_some(wrong.tolist())}; {told}"
-
-
-def _some(values: Iterable[int], most: int = 5) -> str:
-    """Lists a few numbers."""
-    values = sorted(values)
-    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
-
-
-def _check_box(corners: Iterable[float], image: dict[str, Any]) -> Iterator[str]:
-    """Yields what is wrong with a box, x1 y1 x2 y2 in pixels; a pixel outside is rounding."""
-    left, top, right, bottom = corners
-    told = f"box {tuple(corners)}"
-    if not (right > left and bottom > top):
-        yield f"{told} is empty"
-    height, width = image.get("height", np.inf), image.get("width", np.inf)
-    if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
-        yield f"{told} is outside of the image, {height}x{width}"
-
-
-def _check_instances(info: dict[str, Any]) -> list[str]:
-    """Checks the boxes of a sample whose annotation is of no known format."""
-    boxes = (part["bbox"] for part in info.get("instances") or () if len(part.get("bbox", ())) == 4)
-    return [f"{info.get('img_path')}: {flaw}" for box in boxes for flaw in _check_box(box, info)]
-
-
 def _images(dataset: Any) -> str:
     """Returns the folder of the images."""
     prefix = dataset.data_prefix
@@ -440,7 +256,7 @@ def _notes(dataset: Any, document: Any, infos: list[dict[str, Any]]) -> list[str
     total = TOTALS.get((kind, Path(_images(dataset)).name))
     if total not in (None, len(infos)):
         notes.append(f"the full set has {total} images")
-    if infos and _is_from("mmdet", dataset):
+    if infos and is_from("mmdet", dataset):
         dataset.data_list = infos
         left = len(infos) - len(dataset.filter_data())
         notes += [f"the dataset leaves out {left} images by its filter_cfg"] if left else []
@@ -467,97 +283,6 @@ def _files(folder: str, suffix: str | tuple[str, ...]) -> list[Path]:
 
     names = list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
     return sorted(Path(folder, name) for name in names)
-
-
-def _has_panopticapi() -> bool:
-    return importlib.util.find_spec("panopticapi") is not None
-
-
-def _draw(
-    name: str, dataset: Any, pipeline: list[Any], infos: list[dict[str, Any]], arguments: Any
-) -> list[str]:
-    """Sends samples through the pipeline, draws them if there is a folder, returns problems."""
-    from mmengine.dataset import Compose
-
-    problems = []
-    split = name.split(",")[0]
-    np.random.seed(0)
-    try:
-        with quiet():
-            transform = Compose(_steps(pipeline))
-            save = _drawer(dataset) if arguments.out else None
-    except Exception as error:
-        return [f"the pipeline cannot be built: {reason(error)}"]
-    count = min(arguments.samples, len(infos))
-    for index in np.linspace(0, len(infos) - 1, count).astype(int).tolist():
-        info = infos[index]
-        try:
-            with quiet():
-                result = transform(_sample(dataset, info, index))
-                if save and result is not None:
-                    arguments.out.mkdir(parents=True, exist_ok=True)
-                    file = arguments.out / f"{split}_{index:06d}_{Path(info['img_path']).stem}.png"
-                    save(result, file)
-        except Exception as error:
-            problems.append(f"the pipeline fails on {info['img_path']}: {reason(error)}")
-    return problems
-
-
-def _sample(dataset: Any, info: dict[str, Any], index: int) -> dict[str, Any]:
-    """Returns what a dataset gives to its pipeline."""
-    dataset.data_list, dataset.serialize_data, dataset._fully_initialized = [info], False, True
-    return {**dataset.get_data_info(0), "sample_idx": index}
-
-
-def _steps(pipeline: list[Any]) -> list[Any]:
-    """Returns a pipeline that loads before it transforms, so that labels follow the image.
-
-    Pipelines for evaluation load labels last, at the size of the file.
-    """
-    steps = [copy.deepcopy(step) for step in pipeline]
-    loaders = [step for step in steps if _type(step).startswith("Load")]
-    others = [step for step in steps if not _type(step).startswith("Load")]
-    panoptic = [step for step in loaders if _type(step) == "LoadPanopticAnnotations"]
-    if panoptic and not _has_panopticapi():
-        loaders = [step for step in loaders if step not in panoptic]
-        loaders += [dict(type="mmdet.LoadAnnotations"), _load_segments]
-    return [*loaders, *others]
-
-
-def _load_segments(info: dict[str, Any]) -> dict[str, Any]:
-    """Loads a panoptic label map as classes, as mmdet does with panopticapi."""
-    label = _read(info["seg_map_path"], "pillow", "color", None)
-    ids = label.astype(np.int32) @ (1, 256, 65536)
-    info["gt_seg_map"] = np.full(ids.shape, 255, np.uint8)
-    for segment in info["segments_info"]:
-        info["gt_seg_map"][ids == segment["id"]] = segment["category"]
-    return info
-
-
-def _drawer(dataset: Any) -> Callable[[dict[str, Any], Path], None]:
-    """Returns a function that saves a packed sample as a picture."""
-    if _is_from("mmseg", dataset):
-        from mmseg.visualization import SegLocalVisualizer
-
-        visualizer, options = SegLocalVisualizer(alpha=0.5), {"with_labels": False}
-    else:
-        from mmdet.visualization import DetLocalVisualizer
-
-        visualizer, options = DetLocalVisualizer(alpha=0.5), {}
-    visualizer.dataset_meta = dataset.metainfo
-
-    def save(result: dict[str, Any], path: Path) -> None:
-        pixels = result["inputs"].flip(0).permute(1, 2, 0).numpy()
-        pixels = np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
-        sample = result["data_samples"]
-        boxes = sample.get("gt_instances")
-        if boxes is not None and hasattr(boxes.get("bboxes"), "tensor"):
-            boxes.bboxes = boxes.bboxes.tensor
-        visualizer.add_datasample(
-            path.stem, pixels, sample, draw_pred=False, out_file=str(path), **options
-        )
-
-    return save
 
 
 if __name__ == "__main__":
