@@ -17,7 +17,9 @@ from torch import Tensor
 
 Rules = tuple[tuple[str, str], ...]  # pattern and replacement, applied one after the other
 
-LEGACY: Rules = ((r"(^|\.)(hr_)?(?:scope|sim_direct)\.", r"\1\2direct_scale."),)
+LEGACY: Rules = (
+    (r"(^|\.)dysampler\.(hr_)?(?:scope|sim_direct)\.", r"\1dysampler.\2direct_scale."),
+)
 
 SEGNEXT: Rules = ((r"^(backbone\.block\d\.\d+\.mlp\.dwconv)\.dwconv\.", r"\1."),)
 

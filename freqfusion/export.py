@@ -6,6 +6,7 @@ know them, so they are written out in its own operations first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -67,6 +68,7 @@ def written_out() -> dict:
     table.update(
         {
             operators.reassemble.default: _reassemble,
+            operators.reassemble_backward.default: _reassemble_backward,
             operators.adaptive_filter.default: _adaptive_filter,
             operators.local_similarity.default: _local_similarity,
         }
@@ -78,19 +80,44 @@ def _reassemble(
     x: Tensor, weight: Tensor, kernel_size: int, groups: int, padding_mode: str
 ) -> Tensor:
     """Tap by tap: the map at that tap of every output, times that tap's weights."""
+    weights = weight.float().unflatten(1, (groups, 1, kernel_size**2)).unbind(3)
+    taps = _taps(x, weight.shape[2:], kernel_size, groups, padding_mode)
+    total = sum(tap * weight for tap, weight in zip(taps, weights, strict=True))
+    return total.flatten(1, 2).to(x.dtype)
+
+
+def _reassemble_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    groups: int,
+    padding_mode: str,
+    need_x: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Of the weights alone, which is what SAPA scores neighbours with."""
+    if need_x:
+        raise ValueError("model must be exported without gradients")
+    grad = grad_out.float().unflatten(1, (groups, -1))
+    taps = _taps(x, weight.shape[2:], kernel_size, groups, padding_mode)
+    products = [(grad * tap).sum(2) for tap in taps]
+    return x.new_zeros(1), torch.stack(products, 2).flatten(1, 2).to(weight.dtype)
+
+
+def _taps(
+    x: Tensor, size: tuple[int, int], kernel_size: int, groups: int, padding_mode: str
+) -> Iterator[Tensor]:
+    """Yields (B, groups, C / groups, H, W): what each tap of every output reads."""
     if padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros' for ONNX, got {padding_mode!r}")
-    sizes = zip(x.shape[2:], weight.shape[2:], strict=True)
+    sizes = zip(x.shape[2:], size, strict=True)
     rows, cols = (torch.arange(to, device=x.device) * of // to for of, to in sizes)
     padded = F.pad(x.float(), [kernel_size // 2] * 4)
-    weights = weight.float().unflatten(1, (groups, 1, kernel_size**2)).unbind(3)
-    total = 0
     for p in range(kernel_size):
         band = padded.index_select(2, rows + p)
         for q in range(kernel_size):
-            tap = band.index_select(3, cols + q).unflatten(1, (groups, -1))
-            total = total + tap * weights[p * kernel_size + q]
-    return total.flatten(1, 2).to(x.dtype)
+            yield band.index_select(3, cols + q).unflatten(1, (groups, -1))
 
 
 def _adaptive_filter(

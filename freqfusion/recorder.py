@@ -45,11 +45,12 @@ class FeatureRecorder:
     `features` has what the last call of each module gave, with its graph, until `clear` or the end
     of the context. The hooks exist inside of the context only, and nothing of a recorder is in the
     model's state_dict. A map that the model changes in place afterwards, as ``ReLU(inplace=True)``
-    does, is what it has been changed to.
+    does, is what it has been changed to. A part of a model that `torch.compile` has compiled before
+    knows nothing of hooks, and nothing is recorded in it.
 
     Args:
         model: any module.
-        layers: names of places.
+        layers: names of places, or one name.
 
     Raises:
         ValueError: if a name cannot be read, or names no module (the error lists those that are).
@@ -65,9 +66,9 @@ class FeatureRecorder:
         True
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[str]):
+    def __init__(self, model: nn.Module, layers: str | Iterable[str]):
         self.features: dict[str, Tensor] = {}
-        self.layers = tuple(layers)
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         modules = dict(model.named_modules())
         self._modules = {}
         for name in self.layers:

@@ -137,11 +137,15 @@ def fastest(launches: list) -> Callable[[], None]:
     """
     key = _kind(launches[0])
     if key not in _fastest:
-        if triton.knobs.runtime.interpret or torch.cuda.is_current_stream_capturing():
+        if triton.knobs.runtime.interpret or _is_capturing():
             return launches[0]
         times = [_milliseconds(launch) for launch in launches]
         _fastest[key] = times.index(min(times))
     return launches[_fastest[key]]
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _milliseconds(launch) -> float:

@@ -250,7 +250,7 @@ class TestTracing:
             fullgraph=True,
             backend="aot_eager",
         )
-        for size in ((12, 17), (14, 20)):
+        for size in ((12, 17), (14, 20), *((16 + i, 24 + 2 * i) for i in range(8))):
             x = torch.randn(2, 3, *size, requires_grad=True)
             expected = (*frequency_split(x, 0.3, mask), *band_energy(x, 0.3, mask))
             outputs = compiled(x)
@@ -273,6 +273,15 @@ class TestTracing:
         info = bands._window.cache_info()
         assert (info.hits, info.currsize) == (2, 3)
         assert info.maxsize < 1000
+
+
+def test_empty_batch():
+    x = torch.randn(0, 3, 8, 9, requires_grad=True)
+    low, high = frequency_split(x, 0.2)
+    assert low.shape == high.shape == x.shape
+    assert [energy.shape for energy in band_energy(x, 0.2)] == [(0,), (0,)]
+    low.sum().backward()
+    assert x.grad.shape == x.shape
 
 
 class TestErrors:

@@ -3,6 +3,7 @@ import torch
 
 from freqfusion import FreqFusion, adaptive_filter, adaptive_high_pass, reassemble
 from freqfusion.export import export_onnx
+from freqfusion.layers.sapa import neighbour_scores
 from freqfusion.ops import local_similarity
 
 pytest.importorskip("onnxscript", reason="ONNX needs the packages onnx and onnxscript")
@@ -35,6 +36,7 @@ OPERATORS = {
     "reassemble": (lambda x, w: reassemble(x, w, 3, groups=2), 18, 2),
     "adaptive_filter": (lambda x, w: adaptive_filter(x, w, 3, window=WINDOW), 9, 2),
     "adaptive_high_pass": (lambda x, w: adaptive_high_pass(x, w, 3, residual=True), 9, 1),
+    "neighbour_scores": (lambda x, w: neighbour_scores(w, x, 5), 4, 2),
     "local_similarity": (lambda x, w: local_similarity(x) + 0 * w, 8, 1),
 }
 

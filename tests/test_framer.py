@@ -24,6 +24,7 @@ from freqfusion.distillation import (
     project,
     resize,
 )
+from freqfusion.distillation.alignment import orthogonal
 
 ROOT = Path(__file__).parents[1]
 HAS_OPENMMLAB = all(importlib.util.find_spec(name) for name in ("mmengine", "mmcv"))
@@ -379,6 +380,14 @@ class TestAlignment:
         with FakeTensorMode():
             project(torch.randn(1, 3, 2, 2), 5)
         assert project(torch.randn(1, 3, 2, 2), 5).isfinite().all()
+
+    def test_projection_does_not_follow_the_default_dtype(self):
+        expected = orthogonal.__wrapped__(3, 5)
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.equal(orthogonal.__wrapped__(3, 5), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
 
     def test_connectors_begin_as_the_projection(self):
         x = torch.randn(2, 8, 6, 6)

@@ -223,6 +223,33 @@ def test_convolutions_can_be_hooked_and_parametrised():
     assert all(p.grad is not None for p in parameters.values()) and len(parameters) == 3
 
 
+def test_convolutions_can_be_watched_in_backward_and_replaced():
+    layer = small()
+    convs = [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]
+    called = []
+    for conv in convs:
+        conv.register_full_backward_hook(lambda module, *_: called.append(module))
+    sum(x.sum() for x in layer(*inputs_of(layer))).backward()
+    assert set(called) == set(convs)
+    layer = small()
+    before = layer(*inputs_of(layer))[2]
+    layer.dysampler.offset.forward = lambda x: x.new_ones(x.shape[0], 32, *x.shape[2:])
+    assert not torch.allclose(layer(*inputs_of(layer))[2], before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: FreqFusion(16, 16), lambda: FreqFusionFPN([16] * 2, 32, 2)]
+)
+def test_shapes_on_the_meta_device(make):
+    maps = [torch.randn(2, 16, 8, 9), torch.randn(2, 16, 4, 5)]
+    module = make()
+    expected = module(*maps) if isinstance(module, FreqFusion) else module(maps)
+    module, maps = module.to("meta"), [x.to("meta") for x in maps]
+    outs = module(*maps) if isinstance(module, FreqFusion) else module(maps)
+    assert [out.shape for out in outs] == [out.shape for out in expected]
+    assert all(out.is_meta for out in outs)
+
+
 def inputs_of(layer):
     torch.manual_seed(1)
     return inputs(channels=(layer.hr_channels, layer.lr_channels))

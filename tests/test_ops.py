@@ -6,8 +6,15 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from freqfusion.ops import adaptive_filter, adaptive_high_pass, carafe, reassemble
+from freqfusion.ops import (
+    adaptive_filter,
+    adaptive_high_pass,
+    carafe,
+    local_similarity,
+    reassemble,
+)
 from freqfusion.ops._geometry import pad
+from freqfusion.ops._tile import Tiling
 
 SIZES = [  # (h, w), (H, W)
     ((6, 8), (12, 16)),
@@ -324,5 +331,26 @@ def test_window_errors():
     x, logits = (t.detach() for t in maps((4, 5), (8, 10), 3, 1))
     with pytest.raises(ValueError, match=r"window must have kernel_size\*\*2 = 9 elements.*\(5,"):
         adaptive_filter(x, logits, 3, window=torch.ones(5))
+    with pytest.raises(TypeError, match="window must be a Tensor, got list"):
+        adaptive_filter(x, logits, 3, window=[1] * 9)
     with pytest.raises(ValueError, match="window must be on the device of x, cpu, got meta"):
         adaptive_filter(x, logits, 3, window=torch.ones(9, device="meta"))
+
+
+def test_forward_mode_is_refused_not_zero():
+    x, weight = (t.detach().float() for t in maps((4, 5), (8, 10), 3, 1))
+    for function in (
+        lambda x: reassemble(x, weight, 3),
+        lambda x: adaptive_filter(x, weight, 3),
+        lambda x: adaptive_high_pass(x, weight[..., :4, :5], 3),
+        local_similarity,
+    ):
+        with pytest.raises(NotImplementedError, match="x must have no tangent"):
+            torch.func.jvp(function, (x,), (x,))
+    with pytest.raises(NotImplementedError, match="weight must have no tangent"):
+        torch.func.jacfwd(lambda weight: reassemble(x, weight, 3))(weight)
+
+
+def test_coarse_maps_smaller_than_a_tile_are_not_padded():
+    assert Tiling((1, 1), (64, 64), 5, 1, "zeros").extra == (0, 0)
+    assert Tiling((2, 3), (2, 2), 5, 1, "zeros").extra == (1, 0)

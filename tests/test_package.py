@@ -94,10 +94,14 @@ def test_import_is_light(tmp_path):
     assert not loaded & {"triton", "torchvision", *FRAMEWORKS, "kernels", "matplotlib", "cv2"}
 
 
-@pytest.mark.parametrize("first", ["freqfusion", "torch.utils.flop_counter"])
+PROBE = "freqfusion, importlib.util; importlib.util.find_spec('torch.utils.flop_counter')"
+
+
+@pytest.mark.parametrize("first", ["freqfusion", "torch.utils.flop_counter", PROBE])
 def test_flops_are_counted_whichever_is_imported_first(first):
     code = (
-        f"import {first}, torch, freqfusion; from torch.utils.flop_counter import FlopCounterMode\n"
+        f"import {first}; import torch, freqfusion\n"
+        "from torch.utils.flop_counter import FlopCounterMode\n"
         "counter = FlopCounterMode(display=False)\n"
         "with counter: freqfusion.reassemble(torch.ones(1, 2, 4, 4), torch.ones(1, 9, 8, 8), 3)\n"
         "print(counter.get_total_flops())"

@@ -60,6 +60,12 @@ def test_leaves_nothing_behind(model):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_one_name(model):
+    with FeatureRecorder(model, "stem") as recorder:
+        model(torch.zeros(1, 3, 2, 2))
+        assert list(recorder.features) == ["stem"]
+
+
 def test_last_call_counts(model):
     with FeatureRecorder(model, ["stem"]) as recorder:
         model(torch.zeros(1, 3, 2, 2))

@@ -95,6 +95,6 @@ def orthogonal(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Random matrix (out_channels, channels) whose shorter side is orthonormal."""
-    matrix = torch.empty(out_channels, channels, device="cpu")
+    matrix = torch.empty(out_channels, channels, dtype=torch.float32, device="cpu")
     nn.init.orthogonal_(matrix, generator=torch.Generator().manual_seed(0))
     return matrix.to(device, dtype)

@@ -41,7 +41,10 @@ def distil(
     """
     missing = [name for name in (*students, teacher) if name not in features]
     if missing:
-        raise RuntimeError(f"layer {missing[0]!r} did not run in the model's forward pass")
+        raise RuntimeError(
+            f"layer {missing[0]!r} did not run in the model's forward pass, or was compiled before "
+            "hooks could see it; compile what distils, not the model inside"
+        )
     maps = {name: features[name] for name in students}
     if criterion.loss_weight > 0 and torch.is_grad_enabled():
         for name, x in maps.items():
@@ -63,7 +66,8 @@ class FramerModel(nn.Module):
     has the distillation loss. In evaluation mode there is nothing but the model, and
     `framer.model.state_dict()` is that of the model, always.
 
-    Under `DistributedDataParallel`, wrap this one, without `find_unused_parameters`.
+    Under `DistributedDataParallel` and `torch.compile`, wrap this one, not the model;
+    `find_unused_parameters` is not needed.
 
     Args:
         model: any module with any inputs and outputs.

@@ -70,7 +70,7 @@ class LoFE(nn.Module):
     Shape:
         - x, output: (B, channels, H, W), any H and W: a map is mirrored at the bottom and at the
           right up to multiples of 2**levels (repeated, if it is too small for that) and cropped
-          again
+          again; sizes that `torch.export` leaves open must be multiples
 
     Raises:
         ImportError: see `DWT2d`.

@@ -34,7 +34,8 @@ class DWT2d(_Wavelet2d):
     of an odd size is taken twice. Other wavelets mirror the map at its borders, and their bands are
     larger by about half the length of the filter.
 
-    Haar is plain PyTorch; it compiles to one graph and exports. The others are computed by the
+    Haar is plain PyTorch; it compiles to one graph and exports, with open sizes if they are even.
+    The others are computed by the
     package ptwt, in float32 at least: ``pip install "freqfusion[wavelets]"``.
 
     Args:
@@ -117,13 +118,23 @@ def pad_end(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
     As `torch.nn.functional.pad`, whose backward is not deterministic on GPUs.
     """
     for dim, count in ((2, rows), (3, columns)):
-        if count:
-            size = x.shape[dim]
+        size = x.shape[dim]
+        if torch.compiler.is_compiling():  # one graph for all sizes, whatever they lack
+            position = torch.arange(size + count, device=x.device)
+            x = x.index_select(dim, _inside(position, size, mode))
+        elif count:
             beyond = torch.arange(size, size + count, device=x.device)
-            source = 2 * (size - 1) - beyond if mode == "reflect" else beyond.clamp(max=size - 1)
-            added = x.index_select(dim, source).contiguous(memory_format=memory_format_of(x))
-            x = torch.cat((x, added), dim)
+            added = x.index_select(dim, _inside(beyond, size, mode))
+            x = torch.cat((x, added.contiguous(memory_format=memory_format_of(x))), dim)
     return x
+
+
+def _inside(position: Tensor, size: int, mode: str) -> Tensor:
+    """Positions that a row of `size` has, for some that may be beyond its end."""
+    last = size - 1
+    if mode == "reflect":
+        return torch.minimum(position, 2 * last - position)
+    return position.clamp(max=last)
 
 
 def _split_haar(x: Tensor) -> tuple[Tensor, Tensor]:

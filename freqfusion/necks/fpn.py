@@ -113,6 +113,10 @@ class _FreqFusionPyramid(nn.Module):
         self, count: int, compress_ratio: int = 8, feature_resample: bool = True, **options
     ) -> nn.ModuleList:
         check_positive("compress_ratio", compress_ratio)
+        if "compressed_channels" in options:
+            raise TypeError(
+                "compressed_channels is 2 * out_channels // compress_ratio here; use compress_ratio"
+            )
         channels = self.out_channels
         compressed = 2 * channels // compress_ratio
         options = dict(compressed_channels=compressed, feature_resample=feature_resample, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.autograd import forward_ad
 
 PADDING_MODES = ("zeros", "reflect")
 
@@ -55,6 +56,15 @@ def check_not_smaller(name: str, value: Tensor, other_name: str, other: Tensor):
         )
 
 
+def check_no_tangent(name: str, value: Tensor):
+    """Raises NotImplementedError under forward-mode differentiation, which operators ignore."""
+    if forward_ad.unpack_dual(value).tangent is not None:
+        raise NotImplementedError(
+            f"{name} must have no tangent: there is no forward-mode derivative (torch.func.jvp, "
+            "jacfwd), only the one of backward"
+        )
+
+
 def check_filter(
     x: Tensor,
     weight_name: str,
@@ -68,6 +78,8 @@ def check_filter(
     check_map("x", x)
     check_map(weight_name, weight)
     check_same_device(weight_name, weight, "x", x)
+    check_no_tangent("x", x)
+    check_no_tangent(weight_name, weight)
     check_odd("kernel_size", kernel_size)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:

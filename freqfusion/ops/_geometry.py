@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,15 +16,19 @@ def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
 
 def autocast_input(x: Tensor) -> Tensor:
     """`x` in the dtype of autocast, if it is on; float64 stays, as in PyTorch's operators."""
-    device_type = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+    device = x.device.type
+    if x.dtype == torch.float64 or not _has_autocast(x) or not torch.is_autocast_enabled(device):
         return x
-    return x.to(torch.get_autocast_dtype(device_type))
+    return x.to(torch.get_autocast_dtype(device))
 
 
-def without_autocast(x: Tensor) -> torch.autocast:
+def without_autocast(x: Tensor) -> AbstractContextManager:
     """Turns autocast off inside an operator: its sums stay in the accumulation dtype."""
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if _has_autocast(x) else nullcontext()
+
+
+def _has_autocast(x: Tensor) -> bool:
+    return torch.amp.is_autocast_available(x.device.type)  # not on the meta device
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:

@@ -30,7 +30,7 @@ class Tiling:
         size: (h, w) of the input map.
         factor: whole upsampling factors of rows and columns.
         kernel_size, groups, padding_mode: of the operator.
-        tile: input pixels per side of a tile.
+        tile: input pixels per side of a tile, at most.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Tiling:
     ):
         self.size, self.factor = size, factor
         self.kernel_size, self.groups, self.padding_mode = kernel_size, groups, padding_mode
-        self.tile, self.reach = tile, tile + kernel_size - 1
+        self.tile = tile = min(tile, max(size))
+        self.reach = tile + kernel_size - 1
         self.grid = tuple(-(-n // tile) for n in size)
         self.extra = tuple(g * tile - n for g, n in zip(self.grid, size, strict=True))
 

@@ -59,7 +59,7 @@ def frequency_split(
     with without_autocast(x):
         coefficients = spectrum(x)
         weight = low_weight(coefficients, x.shape[3], cutoff, mask, soft)
-        low = torch.fft.irfft2(coefficients * weight, s=x.shape[2:], norm="ortho").to(x.dtype)
+        low = _from_spectrum(coefficients * weight, x.shape[2:]).to(x.dtype)
     high = x - low
     low = x - high  # what `high` was rounded by
     return low, x - low
@@ -112,7 +112,17 @@ def check_bands(cutoff: float, mask: str, soft: float):
 
 def spectrum(x: Tensor) -> Tensor:
     """Fourier coefficients (B, C, H, W // 2 + 1): those of the other columns are conjugates."""
-    return torch.fft.rfft2(x.to(accumulate_dtype(x)), norm="ortho")
+    x = x.to(accumulate_dtype(x))
+    if x.numel() == 0:  # the transform refuses an empty batch
+        return x.new_zeros((*x.shape[:3], x.shape[3] // 2 + 1), dtype=x.dtype.to_complex())
+    return torch.fft.rfft2(x, norm="ortho")
+
+
+def _from_spectrum(coefficients: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps of (H, W) pixels."""
+    if coefficients.numel() == 0:
+        return coefficients.real.new_zeros((*coefficients.shape[:2], *size))
+    return torch.fft.irfft2(coefficients, s=size, norm="ortho")
 
 
 def low_weight(coefficients: Tensor, width: int, cutoff: float, mask: str, soft: float) -> Tensor:
@@ -160,8 +170,10 @@ def _window(
     device: torch.device,
 ) -> Tensor:
     """Weights (H, W // 2 + 1) of the low band."""
-    rows = torch.fft.fftfreq(height, dtype=dtype, device=device)[:, None].abs()
-    columns = torch.fft.rfftfreq(width, dtype=dtype, device=device)
+    # not `torch.fft.fftfreq`, which would fix the size in a compiled graph
+    row, column = (torch.arange(n, device=device) for n in (height, width // 2 + 1))
+    rows = torch.minimum(row, height - row).to(dtype)[:, None] / height
+    columns = column.to(dtype) / width
     frequency = torch.hypot(rows, columns) if mask == "radial" else torch.maximum(rows, columns)
     beyond = frequency / NYQUIST - cutoff
     if soft:

@@ -32,12 +32,17 @@ class _OnImport(MetaPathFinder):
         if name != COUNTER:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)  # somebody may only have asked
         run = spec.loader.exec_module
 
         def run_and_register(module):
             run(module)
             _register(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
 
         spec.loader.exec_module = run_and_register
         return spec

@@ -48,6 +48,7 @@ def reassemble(
         ValueError: if shapes, devices or options do not fit; the message names the argument and its
             value.
         TypeError: if `x` or `weight` is not a floating point tensor.
+        NotImplementedError: under forward-mode differentiation.
 
     Source: Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019, equation (3).
 
@@ -92,8 +93,8 @@ def adaptive_filter(
         - output: (B, C, H, W) in the dtype and memory format of `x`
 
     Raises:
-        ValueError, TypeError: as `reassemble`, and ValueError for a window of another size or
-            device.
+        ValueError, TypeError, NotImplementedError: as `reassemble`, and ValueError for a window of
+            another size or device.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the adaptive low-pass and high-pass filters.
 
@@ -133,7 +134,7 @@ def adaptive_high_pass(
         - output: (B, C, H, W) in the dtype and memory format of `x`
 
     Raises:
-        ValueError, TypeError: as `adaptive_filter`.
+        ValueError, TypeError, NotImplementedError: as `adaptive_filter`.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the adaptive high-pass filter.
 
@@ -164,6 +165,8 @@ def carafe(
 def _checked_window(window: Tensor | None, x: Tensor, kernel_size: int) -> Tensor | None:
     if window is None:
         return None
+    if not isinstance(window, Tensor):
+        raise TypeError(f"window must be a Tensor, got {type(window).__name__}")
     if window.numel() != kernel_size**2:
         raise ValueError(
             f"window must have kernel_size**2 = {kernel_size**2} elements, "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import backend
-from ._checks import check_map, check_positive
+from ._checks import check_map, check_no_tangent, check_positive
 from ._cosine import NEIGHBOURS
 from ._geometry import accumulate_dtype, empty_in_format, without_autocast
 
@@ -29,6 +29,7 @@ def local_similarity(x: Tensor, dilation: int = 2) -> Tensor:
     Raises:
         ValueError: if `x` is not a map or `dilation` is not a positive integer.
         TypeError: if `x` is not a floating point tensor.
+        NotImplementedError: under forward-mode differentiation.
 
     Source: FreqFusion (TPAMI 2024, arXiv 2408.12879), the offset generator.
 
@@ -38,6 +39,7 @@ def local_similarity(x: Tensor, dilation: int = 2) -> Tensor:
     """
     check_map("x", x)
     check_positive("dilation", dilation)
+    check_no_tangent("x", x)
     return _local_similarity(x, dilation)
 
 
