@@ -147,7 +147,7 @@ class TestLazyImport:
         first, second = done.stdout.splitlines()
         assert first == second
         assert first.startswith(f"{name} needs {HEADS[name][1]}, which cannot be imported (")
-        assert 'pip install "freqfusion[mm]"' in first
+        assert 'pip install --no-build-isolation "freqfusion[mm]"' in first
 
     @needs_mmseg
     def test_segmentation_without_compiled_operators(self):

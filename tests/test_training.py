@@ -278,7 +278,10 @@ class TestErrors:
     def test_missing_library(self, tmp_path):
         (tmp_path / "config.py").write_text("default_scope = 'mmnowhere'\n")
         line = self.sentence("train.py", "config.py", cwd=tmp_path)
-        assert "config.py needs mmnowhere" in line and 'pip install "freqfusion[mm]"' in line
+        assert (
+            "config.py needs mmnowhere" in line
+            and 'pip install --no-build-isolation "freqfusion[mm]"' in line
+        )
 
     def test_missing_data(self, tmp_path):
         line = self.sentence("train.py", PLAIN, cwd=tmp_path)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-INSTALL = 'pip install "freqfusion[mm]"'
+INSTALL = 'pip install --no-build-isolation "freqfusion[mm]"'
+_INSTALLED = ("mmengine", "mmcv", "mmseg", "mmdet")  # by that
 
 
 class CommandError(Exception):
@@ -35,6 +36,14 @@ def add_common(result: argparse.ArgumentParser) -> None:
     add = result.add_argument
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
     add("--debug", action="store_true", help="show where in the code an error comes from")
+
+
+def folder(text: str) -> Path:
+    """Reads an argument that names a folder, which may not exist yet."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return path
 
 
 def run(command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -68,7 +77,8 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Returns an error's type and message in one line, and the remedy for a missing package."""
+    """Returns an error's type and message in one line, and the remedy for a missing library."""
     message = " ".join(str(error).split()) or "(no message, but --debug shows where)"
-    remedy = f"; {INSTALL} installs what configs need" if isinstance(error, ImportError) else ""
+    missing = isinstance(error, ImportError) and (error.name or "").split(".")[0] in _INSTALLED
+    remedy = f"; {INSTALL} installs what configs need" if missing else ""
     return f"{type(error).__name__}: {message}{remedy}"

@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ _NOTICES = (
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # endings of image files
 
-# what MMEngine's Runner reads from a config beside its own arguments
+# what is read from a config beside the arguments of MMEngine's Runner: by the Runner, and by
+# inference
 _OF_RUNNER = (
     "activation_checkpointing",
+    "auto_scale_lr",
     "compile",
     "find_unused_parameters",
     "model_wrapper_cfg",
     "sync_bn",
 )
+_OF_INFERENCE = ("test_pipeline", "tta_model", "tta_pipeline")
 
 
 def load_config(path: str, options: list[str], work_dir: str | None = None) -> Any:
@@ -75,7 +78,7 @@ def check_data(config: Any, *loaders: str) -> None:
         CommandError: for the first that does not.
     """
     for loader in loaders:
-        for root in _find(config.get(loader) or {}, "data_root"):
+        for root in filter(None, find(config.get(loader) or {}, "data_root")):
             if "://" not in root and not Path(root).is_dir():
                 raise CommandError(
                     f"there is no dataset folder {root}; "
@@ -116,27 +119,51 @@ def _override(config: Any, options: list[str]) -> None:
     for key in overrides:
         _check_key(config.to_dict(), key)
     if "data_root" in overrides:
-        old, new = config.data_root, overrides["data_root"]
+        old, new = _data_root(config), overrides["data_root"]
         for key, value in config.items():
             config[key] = _moved(value, old.rstrip("/"), new.rstrip("/"))
     with explained("--cfg-options do not fit the config"):
         config.merge_from_dict(overrides)
 
 
+def _data_root(config: Any) -> str:
+    """Returns the folder that `data_root=...` moves: the config's own, or that of all datasets."""
+    loaders = [config.get(f"{split}_dataloader") or {} for split in ("train", "val", "test")]
+    roots = {config.get("data_root")} - {None, ""} or set(find(loaders, "data_root")) - {None, ""}
+    if len(roots) != 1:
+        raise CommandError(
+            "--cfg-options data_root: the config has no data_root of its own and its datasets have "
+            f"{', '.join(sorted(roots)) or 'none'}; override train_dataloader.dataset.data_root "
+            "and so on"
+        )
+    return roots.pop()
+
+
 def _check_key(node: Any, key: str) -> None:
-    """Raises if there is no place for a key: MMEngine would take a typo for something new."""
+    """Raises for what looks like a typo, which MMEngine would take for something new."""
     from mmengine.runner import Runner
 
-    *parts, last = key.split(".")
-    if not parts and last not in {*inspect.signature(Runner).parameters, *_OF_RUNNER}:
-        parts = [last]
-    for part in parts:
+    first, *others = key.split(".")
+    known = {*inspect.signature(Runner).parameters, *_OF_RUNNER, *_OF_INFERENCE, "data_root"}
+    if first in node and first not in known:
+        raise CommandError(
+            f"--cfg-options {key}: {first} only helps to write the config, which has been read; "
+            "override where it is used"
+        )
+    if first not in node and first not in known:
+        raise _unknown(key, first, node)
+    node = node.get(first)
+    for part in others[:-1]:
         children = dict(_children(node))
-        if part not in children:
-            close = difflib.get_close_matches(part, children, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise CommandError(f"--cfg-options {key}: the config has no {part}{hint}")
-        node = children[part]
+        if part not in children and difflib.get_close_matches(part, children, 1):
+            raise _unknown(key, part, children)
+        node = children.get(part)
+
+
+def _unknown(key: str, part: str, known: Iterable[str]) -> CommandError:
+    close = difflib.get_close_matches(part, known, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return CommandError(f"--cfg-options {key}: the config has no {part}{hint}")
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
@@ -150,12 +177,26 @@ def _moved(node: Any, old: str, new: str) -> Any:
     return node
 
 
-def _find(node: Any, name: str) -> Iterator[Any]:
-    """Yields every value under a name in a config, at any depth."""
+def find(node: Any, name: str) -> Iterator[Any]:
+    """Yields every value under a name in a part of a config, at any depth."""
     for key, value in _children(node):
         if key == name:
             yield value
-        yield from _find(value, name)
+        yield from find(value, name)
+
+
+def datasets_of(setting: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the datasets inside of wrappers such as ConcatDataset and RepeatDataset."""
+    inner = setting.get("datasets") or [setting[key] for key in ("dataset",) if key in setting]
+    for part in inner:
+        yield from datasets_of(part)
+    if not inner:
+        yield setting
+
+
+def type_name(setting: dict[str, Any]) -> str:
+    """Returns the name of the class that a part of a config builds, without its scope."""
+    return getattr(setting["type"], "__name__", str(setting["type"])).rsplit(".", 1)[-1]
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:

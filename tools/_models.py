@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any, NamedTuple
 
 import torch
 from _cli import explained, quiet
+from _config import find
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,10 +44,16 @@ def trained(config: Any, checkpoint: str) -> nn.Module:
 def random_batch(config: Any, size: tuple[int, int], images: int = 2) -> dict:
     """Random images (height, width) with labels, as a dataloader of the config would give them."""
     torch.manual_seed(0)
+    classes = [find(config.model, name) for name in ("num_classes", "num_things_classes")]
+    fewest = min((10, *filter(None, itertools.chain(*classes))))
     if config.default_scope == "mmdet":
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(images, (3, *size), with_mask=True, with_semantic=True)
+        batch = demo_mm_inputs(images, (3, *size), with_mask=True, with_semantic=True)
+        for sample in batch["data_samples"]:
+            sample.gt_instances.labels %= fewest
+            sample.gt_sem_seg.sem_seg %= fewest
+        return batch
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -53,7 +61,7 @@ def random_batch(config: Any, size: tuple[int, int], images: int = 2) -> dict:
     samples = []
     for _ in range(images):
         sample = SegDataSample(metainfo={**shapes, "scale_factor": (1.0, 1.0), "flip": False})
-        sample.gt_sem_seg = PixelData(data=torch.randint(0, 10, (1, *size)))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, fewest, (1, *size)))
         samples.append(sample)
     inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(images)]
     return {"inputs": inputs, "data_samples": samples}

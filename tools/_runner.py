@@ -6,19 +6,44 @@ import torch
 from _cli import CommandError, reason
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+
+from freqfusion.checkpoint import compare
 
 
 class _Begun(Hook):
     """Remembers at which iteration the runner began to work."""
 
     at: int | None = None
+    priority = "LOWEST"  # what other hooks find wrong comes before it
 
     def before_train(self, runner: Runner) -> None:
         self.at = runner.iter
 
     def before_test(self, runner: Runner) -> None:
         self.at = 0
+
+
+class _Fits(Hook):
+    """Refuses a checkpoint that leaves parameters of the model at random values."""
+
+    priority = "LOWEST"  # after hooks that change the checkpoint
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        weights = checkpoint.get("state_dict", checkpoint)
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+        found = compare(weights, dict(model.named_parameters()))
+        if found.missing:
+            raise ValueError(
+                f"the checkpoint lacks {len(found.missing)} of the model's parameters, such as "
+                f"{found.missing[0]}"
+            )
+        for name, (theirs, ours) in found.mismatched.items():
+            raise ValueError(
+                f"{name} has the shape {theirs} in the checkpoint, {ours} in the model"
+            )
 
 
 def _distribute_on_cpus(config: Config) -> None:
@@ -47,6 +72,8 @@ def launch(config: Config, mode: str) -> None:
     try:
         runner = Runner.from_cfg(config)
         runner.register_hook(begun)
+        if mode == "test":
+            runner.register_hook(_Fits())
         getattr(runner, mode)()
     except Exception as error:
         if begun.at is not None:

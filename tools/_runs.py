@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,8 @@ from _config import check_data, load_config
 
 _PROGRESS = re.compile(r"(?:Iter|Epoch)\((train|val)\).*?(\d+)/(\d+)\](.*)")
 _MEMORY = "peak_memory.json"  # in the folder of a run
-_SHOWN = ("loss", "eta", "mIoU", "boundary/mIoU", "coco/bbox_mAP")
+METRICS = ("mIoU", "boundary/mIoU", "coco/bbox_mAP", "coco/segm_mAP", "coco_panoptic/PQ")
+_SHOWN = ("loss", "eta", *METRICS)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def claim(run: Run) -> None:
     """Notes in the folder of a run what runs there.
 
     Raises:
-        CommandError: if something else does.
+        CommandError: if something else does, or did and has left something.
     """
     note = run.folder / "run.json"
     content = json.dumps(run.check().to_dict(), indent=1, sort_keys=True, default=str)
-    if note.exists() and note.read_text() != content:
+    left = any(run.folder.glob("*.pth")) or any(_records(run.folder))
+    if left and note.exists() and note.read_text() != content:
         raise CommandError(
             f"{run.folder} holds a run of {run.name} with other settings; choose another --work-dir"
         )
@@ -83,6 +85,11 @@ def train(run: Run, report: Callable[[str], None]) -> None:
     """
     command = [sys.executable, "-u", str(Path(__file__).with_name("train.py")), run.path]
     command += ["--work-dir", str(run.folder), "--resume", "--cfg-options", *run.overrides]
+    config = run.check()
+    logger = config.get("default_hooks", {}).get("logger", {})
+    if "max_iters" in config.train_cfg and logger.get("log_metric_by_epoch", True):
+        # so that `results` sees which iteration a validation is of
+        command.append("default_hooks.logger.log_metric_by_epoch=False")
     last: deque[str] = deque(maxlen=40)
     # threads that wait without spinning for long: little slower on an idle machine, and many times
     # faster on a busy one
@@ -103,35 +110,41 @@ def train(run: Run, report: Callable[[str], None]) -> None:
         raise CommandError(f"training {run.name} failed with exit code {process.returncode}")
 
 
-def results(run: Run, metrics: list[str]) -> dict[str, float | None] | None:
+def results(run: Run, metrics: list[str] | None) -> dict[str, float | None] | None:
     """Returns the figures of a run, if it is done.
 
-    They are the last validation's `metrics`, the median ``s/iter`` and the peak ``memory/MiB`` of
-    the training: on a GPU what PyTorch allocated, else the resident memory of the process without
-    its workers. A figure that was not measured is None.
-
-    Raises:
-        CommandError: if the validation does not measure a metric.
+    They are the last validation's `metrics` (None: those of `METRICS` that it measures), the median
+    ``s/iter`` and the peak ``memory/MiB`` of the training: on a GPU what PyTorch allocated, else
+    the resident memory of the process without its workers. A figure that was not measured is None.
     """
     schedule = run.check().train_cfg
     last = schedule.get("max_iters", schedule.get("max_epochs"))
-    logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
-    lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
-    records = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut one off
+    records = list(_records(run.folder))
     final = [record for record in records if record["step"] == last and "loss" not in record]
     if not final:
         return None
-    missing = [metric for metric in metrics if metric not in final[-1]]
-    if missing:
-        raise CommandError(f"{run.name} does not measure {missing[0]}, only {', '.join(final[-1])}")
+    if metrics is None:
+        metrics = [metric for metric in METRICS if metric in final[-1]]
+    for metric in metrics:
+        if metric not in final[-1]:
+            found = ", ".join(final[-1])
+            print(f"{run.name} does not measure {metric}, only {found}", file=sys.stderr)
     steps = [record for record in records if "loss" in record]
     times = [record["time"] for record in steps if "time" in record]
     allocated = [record["memory"] for record in steps if "memory" in record]
     return {
-        **{metric: final[-1][metric] for metric in metrics},
+        **{metric: final[-1].get(metric) for metric in metrics},
         "s/iter": median(times) if times else None,
         "memory/MiB": max(allocated) if allocated else _noted_memory(run.folder),
     }
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yields what MMEngine has logged in a folder, of all trainings there."""
+    for log in sorted(folder.glob("*/vis_data/scalars.json")):
+        lines = log.read_text().splitlines(keepends=True)
+        # a kill may cut one off
+        yield from (json.loads(line) for line in lines if line.endswith("\n"))
 
 
 def _note_memory(folder: Path, process: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from _annotations import read, segment_ids
 from _cli import quiet, reason
+from _config import type_name
 
 
 def draw_samples(
@@ -70,9 +71,9 @@ def _steps(pipeline: list[Any]) -> list[Any]:
     Pipelines for evaluation load labels last, at the size of the file.
     """
     steps = [copy.deepcopy(step) for step in pipeline]
-    loaders = [step for step in steps if step_name(step).startswith("Load")]
-    others = [step for step in steps if not step_name(step).startswith("Load")]
-    panoptic = [step for step in loaders if step_name(step) == "LoadPanopticAnnotations"]
+    loaders = [step for step in steps if type_name(step).startswith("Load")]
+    others = [step for step in steps if not type_name(step).startswith("Load")]
+    panoptic = [step for step in loaders if type_name(step) == "LoadPanopticAnnotations"]
     if panoptic and not has_panopticapi():
         loaders = [step for step in loaders if step not in panoptic]
         loaders += [dict(type="mmdet.LoadAnnotations"), _load_segments]
@@ -118,11 +119,6 @@ def _drawer(dataset: Any) -> Callable[[dict[str, Any], Path], None]:
 def is_from(library: str, dataset: Any) -> bool:
     """Says whether a library defines the class of a dataset or a base of it."""
     return any(base.__module__.startswith(f"{library}.") for base in type(dataset).__mro__)
-
-
-def step_name(step: dict[str, Any]) -> str:
-    """Returns the name of a step of a pipeline without its scope."""
-    return getattr(step["type"], "__name__", str(step["type"])).rsplit(".", 1)[-1]
 
 
 def has_panopticapi() -> bool:

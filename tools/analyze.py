@@ -137,7 +137,9 @@ class _Subject:
             raise CommandError(f"--images must be at least 1, got {images}")
         self.path, self.config, self.checkpoint = path, config, checkpoint
         self.device = device or get_device()
-        self.model = trained(config, checkpoint).to(self.device)
+        self.model = trained(config, checkpoint)
+        with explained(f"cannot use --device {self.device}"):
+            self.model.to(self.device)
         with quiet(), explained(f"cannot read the validation set of {path}"):
             self.dataset = DATASETS.build(config.val_dataloader.dataset)
         count = min(images, len(self.dataset))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from _annotations import Rules, check_coco, check_instances, check_sample, is_panoptic
-from _cli import CommandError, add_common, explained, quiet, reason, run
-from _config import IMAGES, check_data, load_config
-from _samples import draw_samples, has_panopticapi, is_from, step_name
+from _cli import CommandError, add_common, explained, folder, quiet, reason, run
+from _config import IMAGES, check_data, datasets_of, find, load_config, type_name
+from _samples import draw_samples, has_panopticapi, is_from
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # problems of a dataset that are printed
@@ -45,7 +45,7 @@ def main() -> int:
     add("config", help="config file")
     add("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="what to check (all three)")
     add("--samples", type=int, default=10, help="samples of each dataset for the pipeline (10)")
-    add("--out", type=Path, metavar="DIR", help="new or empty folder for pictures of the samples")
+    add("--out", type=folder, metavar="DIR", help="new or empty folder for pictures of the samples")
     add("--workers", type=int, default=1, metavar="N", help="processes that read files (1)")
     add_common(options)
     problems: list[str] = []
@@ -64,7 +64,7 @@ def check(arguments: argparse.Namespace) -> list[str]:
     """
     config = load_config(arguments.config, arguments.cfg_options)
     out = arguments.out
-    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out and out.exists() and any(out.iterdir()):
         raise CommandError(f"--out must be a new or empty folder, got {out}")
     if arguments.samples < 0 or arguments.workers < 1:
         raise CommandError("--samples must be 0 or more and --workers 1 or more")
@@ -76,7 +76,8 @@ def check(arguments: argparse.Namespace) -> list[str]:
     datasets = {name: _build(name, setting) for name, setting in settings.items()}
     problems = []
     for name, dataset in datasets.items():
-        problems += _check(name, dataset, settings[name]["pipeline"], arguments)
+        notes = _other_classes(config, dataset)
+        problems += _check(name, dataset, settings[name]["pipeline"], notes, arguments)
     return problems
 
 
@@ -87,7 +88,7 @@ def _datasets(config: Any, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
         loader = config.get(f"{split}_dataloader")
         if not loader:
             continue
-        parts = list(_parts(loader.to_dict()["dataset"]))
+        parts = list(datasets_of(loader.to_dict()["dataset"]))
         for index, part in enumerate(parts):
             name = f"{split}{index}" if len(parts) > 1 else split
             for other, names in shared:
@@ -99,15 +100,6 @@ def _datasets(config: Any, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
     if not shared:
         raise CommandError(f"{config.filename} has no {' or '.join(splits)} dataset")
     return {", ".join(names): part for part, names in shared}
-
-
-def _parts(setting: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the datasets inside of wrappers such as ConcatDataset and RepeatDataset."""
-    inner = setting.get("datasets") or [setting[key] for key in ("dataset",) if key in setting]
-    for part in inner:
-        yield from _parts(part)
-    if not inner:
-        yield setting
 
 
 def _build(name: str, setting: dict[str, Any]) -> Any:
@@ -128,12 +120,23 @@ def _build(name: str, setting: dict[str, Any]) -> Any:
     return dataset
 
 
-def _check(name: str, dataset: Any, pipeline: list[Any], arguments: Any) -> list[str]:
-    """Checks a dataset, prints the result and returns the problems."""
+def _other_classes(config: Any, dataset: Any) -> list[str]:
+    """Returns a note for each number of classes in the model that is not the dataset's."""
+    meta = {key.lower(): value for key, value in dataset.metainfo.items()}
+    keys = ("classes", "thing_classes", "stuff_classes")
+    counts = [len(meta[key]) for key in keys if meta.get(key)]
+    others = sorted(set(find(config.model, "num_classes")) - set(counts)) if counts else []
+    return [f"num_classes is {n} in the model, the dataset has {counts[0]} classes" for n in others]
+
+
+def _check(
+    name: str, dataset: Any, pipeline: list[Any], notes: list[str], arguments: Any
+) -> list[str]:
+    """Checks a dataset, prints the result and `notes` and returns the problems."""
     with quiet():
         document, infos, problems = _load(dataset)
     rules = _rules(dataset, pipeline, document)
-    notes = _notes(dataset, document, infos)
+    notes = [*notes, *_notes(dataset, document, infos)]
     labels, sound = 0, []
     for info, (read, found) in zip(infos, _run(rules, infos, arguments.workers), strict=True):
         labels += read
@@ -208,16 +211,16 @@ def _rules(dataset: Any, pipeline: list[Any], document: dict[str, Any] | None) -
 def _label_decoder(dataset: Any, pipeline: list[Any]) -> str | None:
     """Returns a decoder for label maps; None if the pipeline loads boxes and masks alone."""
     segmentation = is_from("mmseg", dataset)
-    loaders = [step for step in pipeline if step_name(step) == "LoadAnnotations"]
+    loaders = [step for step in pipeline if type_name(step) == "LoadAnnotations"]
     loaders = [step for step in loaders if step.get("with_seg", segmentation)]
-    loaders += [step for step in pipeline if step_name(step) == "LoadPanopticAnnotations"]
+    loaders += [step for step in pipeline if type_name(step) == "LoadPanopticAnnotations"]
     return _decoder(loaders, ("LoadAnnotations", "LoadPanopticAnnotations"))
 
 
 def _decoder(pipeline: list[Any], loaders: tuple[str, ...]) -> str | None:
     """Returns a decoder for what a pipeline loads: Pillow for OpenCV, which forgives cut files."""
     for step in pipeline:
-        if step_name(step) in loaders:
+        if type_name(step) in loaders:
             backend = step.get("imdecode_backend", "pillow")
             return "pillow" if backend in ("cv2", "turbojpeg") else backend
     return None

@@ -1,6 +1,8 @@
 """Trains several OpenMMLab configs with the same seeds and compares them in a table.
 
-It has the metrics, time and peak memory of the training, FLOPs of one image and parameters.
+It has the metrics, time and peak memory of the training, FLOPs of one image and parameters. Each
+run is one process on one device: learning rates for several GPUs need --cfg-options
+auto_scale_lr.enable=True.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from _cli import add_common, quiet, reason, run
+from _cli import CommandError, add_common, explained, folder, quiet, reason, run
 from _config import without_connectors
-from _runs import Run, claim, results, train
+from _runs import METRICS, Run, claim, results, train
 
 _DIGITS = {"s/iter": 3, "memory/MiB": 0, "margin": 3, "boundary margin": 3}  # others have 2
 
@@ -28,8 +30,8 @@ def main() -> int:
     add = options.add_argument
     add("configs", nargs="+", metavar="CONFIG", help="config files")
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one run each (0)")
-    add("--work-dir", type=Path, default=Path("work_dirs/compare"), help="folder of the runs")
-    add("--metrics", nargs="+", default=["mIoU", "boundary/mIoU"], help="what to compare")
+    add("--work-dir", type=folder, default=Path("work_dirs/compare"), help="folder of the runs")
+    add("--metrics", nargs="+", help=f"what to compare ({', '.join(METRICS)}: those measured)")
     add(
         "--similarity",
         metavar="LAYER",
@@ -50,11 +52,12 @@ def compare(arguments: argparse.Namespace) -> None:
         for seed in arguments.seeds
         for path in arguments.configs
     ]
-    for each in runs:
-        each.check()
+    _check(runs, arguments.work_dir / "comparison.csv", arguments.similarity)
     rows = [_row(each, arguments.metrics, arguments.similarity) for each in runs]
     sizes = {each.path: _size(each) for each in runs if each.seed == arguments.seeds[0]}
     rows = [row | sizes[each.path] for row, each in zip(rows, runs, strict=True)]
+    figures = dict.fromkeys(name for row in rows for name in row)
+    rows = [dict.fromkeys(figures) | row for row in rows]
     with open(arguments.work_dir / "comparison.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -69,15 +72,57 @@ def run_folder(work_dir: Path, path: str, seed: int) -> Path:
     return work_dir / Path(path).stem / f"seed{seed}"
 
 
-def _row(each: Run, metrics: list[str], layer: str | None) -> dict[str, str | int | float | None]:
+def _check(runs: list[Run], table: Path, layer: str | None) -> None:
+    """Raises a `CommandError`, before hours of training, if something could not be compared."""
+    folders = {each.folder: each.path for each in runs}
+    for each in runs:
+        each.check()
+        if folders[each.folder] != each.path:
+            raise CommandError(f"{each.path} and {folders[each.folder]} have the same name")
+    if table.exists():
+        with open(table) as file:
+            old = {(row["config"], row["seed"]) for row in csv.DictReader(file)}
+        if lost := old - {(each.name, str(each.seed)) for each in runs}:
+            name, seed = min(lost)
+            raise CommandError(
+                f"{table} has other runs too, such as {name} with seed {seed}; "
+                "compare all of them or choose another --work-dir"
+            )
+    for each in runs:
+        claim(each)
+    if layer:
+        for path in dict.fromkeys(each.path for each in runs):
+            _check_layer(next(each for each in runs if each.path == path), layer)
+
+
+def _check_layer(each: Run, layer: str) -> None:
+    """Raises a `CommandError` if a run's model has no such map."""
+    import torch
+    from _models import at_size, build, random_batch
+
+    from freqfusion.recorder import FeatureRecorder
+
+    size = (128, 128)
+    config = at_size(without_connectors(each.check()), size)
+    with quiet(), explained(f"--similarity of {each.name}"), torch.random.fork_rng():
+        model = build(config).eval()
+        with FeatureRecorder(model, layer) as recorder, torch.no_grad():
+            batch = model.data_preprocessor(random_batch(config, size, images=1), False)
+            model(**batch, mode="predict")
+            if layer not in recorder.features:
+                raise ValueError(f"{layer} does not run in a prediction")
+
+
+def _row(each: Run, metrics: list[str] | None, layer: str | None) -> dict[str, Any]:
     """Trains a run if it is not done and returns its figures."""
     title = f"{each.name}, seed {each.seed}"
-    claim(each)
     found = results(each, metrics)
     print(f"{title}: {'training' if found is None else 'done before'}", flush=True)
     if found is None:
         train(each, lambda line: print(f"  {line}", flush=True))
         found = results(each, metrics)
+    if found is None:
+        raise CommandError(f"{each.folder} has no validation at the end of the training")
     margins = _margins(each, layer) if layer else {}
     return {"config": each.name, "seed": each.seed, **found, **margins}
 

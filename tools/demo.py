@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from _cli import CommandError, add_common, quiet, run
+from _cli import CommandError, add_common, folder, quiet, run
 from _config import load_config
 from compare import compare, run_folder
 
@@ -29,7 +29,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = options.add_argument
-    add("--work-dir", type=Path, default=Path("work_dirs/demo"), help="folder for everything")
+    add("--work-dir", type=folder, default=Path("work_dirs/demo"), help="folder for everything")
     add("--train", type=int, default=512, metavar="N", help="training scenes (512)")
     add("--val", type=int, default=64, metavar="N", help="validation scenes (64)")
     add("--seed", type=int, default=0, help="seed of scenes and training (0)")
@@ -50,7 +50,7 @@ def demo(arguments: argparse.Namespace) -> None:
     _say("2/3  training, the plain neck first")
     arguments.configs = [str(path) for path in CONFIGS]
     arguments.seeds = [arguments.seed]
-    arguments.metrics, arguments.similarity = ["mIoU", "boundary/mIoU"], None
+    arguments.metrics = arguments.similarity = None
     arguments.cfg_options = [f"data_root={scenes}", *arguments.cfg_options]
     compare(arguments)
     picture = arguments.work_dir / "predictions.png"

@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _cli import CommandError, add_common, explained, quiet, run
-from _config import IMAGES, check_checkpoint, load_config, without_connectors
+from _cli import CommandError, add_common, explained, folder, quiet, run
+from _config import (
+    IMAGES,
+    check_checkpoint,
+    datasets_of,
+    load_config,
+    type_name,
+    without_connectors,
+)
 
 
 def main() -> int:
@@ -18,7 +25,7 @@ def main() -> int:
     add("config", help="config file")
     add("checkpoint", help="checkpoint file")
     add("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    add("--out", type=folder, required=True, metavar="DIR", help="folder of the pictures")
     add("--device", default=None, help="such as cuda:0 or cpu (what PyTorch finds)")
     add("--score", type=float, default=0.3, help="least score of a box that is drawn (0.3)")
     add("--opacity", type=float, default=0.5, help="of the classes over the image (0.5)")
@@ -72,8 +79,11 @@ def _images(names: list[str]) -> list[Path]:
 
 def _drawer(config: Any, arguments: argparse.Namespace, device: str):
     """A function of an image's path and the picture's, for a segmentor or a detector."""
-    if "test_pipeline" not in config:  # where the libraries look for it
-        config.test_pipeline = config.test_dataloader.dataset.pipeline
+    datasets = list(datasets_of(config.test_dataloader.dataset))
+    for dataset in datasets:  # an image alone has no labels to load
+        steps = dataset.get("pipeline", [])
+        dataset.pipeline = [step for step in steps if not type_name(step).endswith("Annotations")]
+    config.test_pipeline = datasets[0].pipeline  # where mmseg looks for it
     if config.default_scope == "mmseg":
         from mmseg.apis import inference_model, init_model
         from mmseg.registry import DATASETS
@@ -88,7 +98,9 @@ def _drawer(config: Any, arguments: argparse.Namespace, device: str):
 
         options = {"pred_score_thr": arguments.score}
     model = init_model(config, device=device)
-    known = DATASETS.get(config.test_dataloader.dataset.type).METAINFO
+    kind = datasets[0].type
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    known = [datasets[0].get("metainfo") or {}, getattr(kind, "METAINFO", {})]
     model.dataset_meta = _load(model, arguments.checkpoint, known)
     visualizer = Visualizer(alpha=arguments.opacity)
     visualizer.dataset_meta = model.dataset_meta
@@ -107,13 +119,18 @@ def _drawer(config: Any, arguments: argparse.Namespace, device: str):
     return draw
 
 
-def _load(model: Any, checkpoint: str, known: dict) -> dict:
-    """Loads a checkpoint; returns its classes and palette, or those of the `known` data set."""
+def _load(model: Any, checkpoint: str, known: list[dict]) -> dict:
+    """Loads a checkpoint; returns its classes and palette, or else the first that are `known`."""
     from mmengine.runner import load_checkpoint
 
     loaded = load_checkpoint(model, checkpoint, map_location="cpu", strict=True)
-    found = loaded.get("meta", {}).get("dataset_meta", {})
-    return {key: found.get(key) or known.get(key) for key in ("classes", "palette")}
+    meta = loaded.get("meta", {})
+    older = {key.lower(): meta[key] for key in ("CLASSES", "PALETTE") if key in meta}
+    sources = (meta.get("dataset_meta") or {}, older, *known)
+    return {
+        key: next((source[key] for source in sources if source.get(key)), None)
+        for key in ("classes", "palette")
+    }
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _cli import CommandError, add_common, run
-from _config import load_config
+from _cli import CommandError, add_common, folder, run
+from _config import load_config, type_name
 from _runs import Run, claim, results, train
 from scenes import Settings, generate
 
@@ -37,7 +37,9 @@ def main() -> int:
     add("--lr", type=float, default=5e-4, help="learning rate (0.0005)")
     add("--train", type=int, default=64, metavar="N", help="training scenes (64)")
     add("--val", type=int, default=8, metavar="N", help="validation scenes (8)")
-    add("--work-dir", type=Path, default=Path("work_dirs/rehearsal"), help="folder for everything")
+    add(
+        "--work-dir", type=folder, default=Path("work_dirs/rehearsal"), help="folder for everything"
+    )
     add_common(options)
     return run(rehearse, options.parse_args())
 
@@ -74,10 +76,10 @@ def shrink(path: str, arguments: argparse.Namespace) -> Any:
         CommandError: if its dataset is none of those that can be generated.
     """
     config = load_config(path, arguments.cfg_options)
-    dataset = config.train_dataloader.dataset
-    form = _FORMATS.get(dataset.type.removeprefix("mmdet."))
+    kind = type_name(config.train_dataloader.dataset)
+    form = _FORMATS.get(kind)
     if form is None:
-        raise CommandError(f"{path} trains on {dataset.type}, not on {list(_FORMATS)}")
+        raise CommandError(f"{path} trains on {kind}, not on {list(_FORMATS)}")
     size, counts = tuple(arguments.size), (arguments.train, arguments.val)
     name = "{}-{}x{}-{}-{}".format(form, *size, *counts)
     scenes = arguments.work_dir / "scenes" / name

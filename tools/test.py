@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from _cli import parser, run
-from _config import check_checkpoint, check_data, load_config
+from _config import check_checkpoint, check_data, load_config, without_connectors
 
 
 def main() -> int:
@@ -24,6 +24,7 @@ def test(arguments: argparse.Namespace) -> None:
     """
     check_checkpoint(arguments.checkpoint)
     config = load_config(arguments.config, arguments.cfg_options, arguments.work_dir)
+    without_connectors(config)
     config.launcher = arguments.launcher
     config.load_from = arguments.checkpoint
     check_data(config, "test_dataloader")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _cli import CommandError, parser, run
-from _config import check_data, load_config
+from _config import check_data, find, load_config
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     options.add_argument("--amp", action="store_true", help="train in mixed precision")
     options.add_argument("--compile", action="store_true", help="compile the model with PyTorch")
     options.add_argument(
-        "--resume", action="store_true", help="go on from the latest checkpoint in the work dir"
+        "--resume", action="store_true", help="go on from the work dir's latest checkpoint, if any"
     )
     return run(train, options.parse_args())
 
@@ -30,8 +30,9 @@ def train(arguments: argparse.Namespace) -> None:
     """
     config = load_config(arguments.config, arguments.cfg_options, arguments.work_dir)
     config.launcher = arguments.launcher
-    config.resume = arguments.resume
-    if not arguments.resume and any(Path(config.work_dir).glob("*.pth")):
+    if arguments.resume:
+        _resume(config)
+    elif any(Path(config.work_dir).glob("*.pth")):
         raise CommandError(
             f"{config.work_dir} already holds checkpoints; "
             "go on from the latest with --resume or choose another --work-dir"
@@ -46,6 +47,15 @@ def train(arguments: argparse.Namespace) -> None:
     launch(config, "train")
 
 
+def _resume(config: Any) -> None:
+    """Sets a config to go on in its work dir, or to begin there as it would without."""
+    from mmengine.runner import find_latest_checkpoint
+
+    config.resume = find_latest_checkpoint(config.work_dir) is not None
+    if config.resume:
+        config.load_from = None  # else MMEngine resumes the run that this one began from
+
+
 def _use_amp(config: Any) -> None:
     """Switches a config to mixed precision: fp16 with loss scaling, on a CPU bf16 without."""
     from mmengine.device import get_device
@@ -55,8 +65,13 @@ def _use_amp(config: Any) -> None:
     if found not in ("OptimWrapper", "AmpOptimWrapper"):
         raise CommandError(f"--amp needs optim_wrapper.type OptimWrapper, the config has {found}")
     if get_device() == "cpu":
+        if any(find(config.model, "rpn_head")):
+            raise CommandError(
+                "--amp on a CPU: mmcv's operators of two-stage detectors are float32"
+            )
         wrapper.type = "CPUAmpOptimWrapper"
-        wrapper.pop("loss_scale", None)
+        for option in ("loss_scale", "dtype"):
+            wrapper.pop(option, None)
     else:
         wrapper.type = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 
 SUPPORTED = {"mmengine": ("0.10.0", "1.0.0"), "mmcv": ("2.0.0rc4", "3.0.0")}
-INSTALL = 'pip install "freqfusion[mm]"'
+INSTALL = 'pip install --no-build-isolation "freqfusion[mm]"'
 
 
 def check_versions() -> None:
