@@ -344,6 +344,13 @@ class TestFaults:
         assert code == 1 and "0 label maps, 2 problems" in printed
         assert f"note: {check_data.TRAIN_IDS}" in printed
 
+    @SEGMENTATION
+    def test_another_number_of_classes_is_a_note(self, check):
+        option = "model.decode_head.num_classes=20"
+        code, printed, _ = check("cityscapes", options=[option])
+        assert code == 0
+        assert "note: num_classes is 20 in the model, the dataset has 19 classes" in printed
+
     @DETECTION
     def test_image_that_is_not_listed_is_a_note(self, check):
         def damage(root):

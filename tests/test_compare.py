@@ -22,6 +22,7 @@ sys.path.insert(0, str(TOOLS))
 import _models  # noqa: E402
 import _runs  # noqa: E402
 import compare  # noqa: E402
+from _cli import CommandError  # noqa: E402
 from _config import load_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
@@ -79,6 +80,7 @@ def comparison(scenes, tmp_path_factory):
     arguments += ["--work-dir", folder, "--cfg-options", f"data_root={scenes}"]
     arguments += [f"train_cfg.max_iters={STEPS}", f"train_cfg.val_interval={STEPS}"]
     arguments += ["default_hooks.logger.interval=1", "log_processor.window_size=1"]
+    arguments += ["default_hooks.logger.log_metric_by_epoch=True"]  # mmdet's default
     arguments += ["model.backbone.base_channels=16", "model.neck.in_channels=[16,32,64,128]"]
     return arguments, folder, call(*arguments)
 
@@ -180,7 +182,7 @@ class TestResults:
         log.parent.mkdir(parents=True)
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
         run = run_of(config("fade"), folder, f"data_root={scenes}", "train_cfg.max_iters=3")
-        return _runs.results(run, list(metrics))
+        return _runs.results(run, metrics and list(metrics))
 
     def test_gpu(self, scenes, tmp_path):
         (tmp_path / "peak_memory.json").write_text('{"MiB": 7000.0}')
@@ -201,9 +203,65 @@ class TestResults:
         found = self.results(scenes, tmp_path, *steps)
         assert found == {"mIoU": 40.0, "s/iter": None, "memory/MiB": None}
 
+    def test_metrics_that_are_measured(self, scenes, tmp_path, capsys):
+        record = {"coco_panoptic/PQ": 30.0, "mIoU": 40.0, "aAcc": 80.0, "step": 3}
+        found = self.results(scenes, tmp_path, record, metrics=None)
+        assert list(found)[:2] == ["mIoU", "coco_panoptic/PQ"]
+        run = run_of(config("fade"), tmp_path, f"data_root={scenes}", "train_cfg.max_iters=3")
+        assert _runs.results(run, ["mIoU", "mIou"])["mIou"] is None
+        assert "does not measure mIou, only coco_panoptic/PQ, mIoU, aAcc" in capsys.readouterr().err
+
     def test_unfinished(self, scenes, tmp_path):
         steps = {"loss": 1.0, "time": 0.5, "step": 1}, {"mIoU": 40.0, "step": 2}
         assert self.results(scenes, tmp_path, *steps) is None
+
+
+@MMSEG
+class TestBeforeTheTraining:
+    """What cannot be compared is told before hours of work, and nothing of others is lost."""
+
+    @staticmethod
+    def check(*runs, table=Path("nowhere"), layer=None):
+        compare._check(list(runs), table, layer)
+
+    def test_two_configs_of_one_name(self, scenes, tmp_path):
+        (tmp_path / "other").mkdir()
+        other = tmp_path / "other" / config("fade").name
+        other.write_text(f"_base_ = '{config('sapa')}'\n")
+        runs = [
+            run_of(path, tmp_path / "x", f"data_root={scenes}") for path in (config("fade"), other)
+        ]
+        with pytest.raises(CommandError, match="have the same name"):
+            self.check(*runs)
+
+    def test_the_table_of_other_runs(self, scenes, tmp_path):
+        table = tmp_path / "comparison.csv"
+        table.write_text(f"config,seed,mIoU\n{config('fade').stem},0,1\nmine,3,1\n")
+        run = run_of(config("fade"), tmp_path / "x", f"data_root={scenes}")
+        with pytest.raises(CommandError, match="other runs too, such as mine with seed 3"):
+            self.check(run, table=table)
+        table.write_text(f"config,seed,mIoU\n{config('fade').stem},0,1\n")
+        self.check(run, table=table)
+
+    @pytest.mark.parametrize(
+        "layer, message", [("nekc[0]", "mean 'neck'"), ("neck[7]", r"'neck\[7\]' does not exist")]
+    )
+    def test_a_layer_that_does_not_exist(self, layer, message, scenes, tmp_path):
+        run = run_of(config("fade"), tmp_path / "x", f"data_root={scenes}")
+        with pytest.raises(CommandError, match=message):
+            self.check(run, layer=layer)
+        self.check(run, layer="neck[0]")
+
+    def test_a_start_that_failed_leaves_the_folder_free(self, scenes, tmp_path):
+        for option in ("model.neck.out_chanels=3", "model.neck.out_channels=32"):
+            self.check(run_of(config("fade"), tmp_path / "x", f"data_root={scenes}", option))
+        (tmp_path / "x" / "iter_1.pth").touch()
+        with pytest.raises(CommandError, match="other settings; choose another --work-dir"):
+            self.check(run_of(config("fade"), tmp_path / "x", f"data_root={scenes}"))
+
+    def test_every_config_takes_a_seed(self, scenes, tmp_path):
+        path = CONFIGS.parent / "cityscapes" / "fpn-freqfusion_r50_4xb2-80k_cityscapes-512x1024.py"
+        assert run_of(path, tmp_path, f"data_root={scenes}").check().randomness.seed == 0
 
 
 class TestTable:

@@ -72,6 +72,25 @@ def test_the_command_says_which_config_fails(tmp_path, capsys, monkeypatch):
     assert "1 of 2 configs failed" in err
 
 
+HEADS = {
+    "fpn_r18_1xb4-800_scenes-128x256.py": "decode_head=dict({})",
+    "faster-rcnn_r18_fpn_1xb2-500_scenes-128x256.py": "roi_head=dict(bbox_head=dict({}))",
+}
+
+
+@pytest.mark.parametrize("classes", ["num_classes=3", "num_classes=1"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=needs(CONFIGS / "scenes" / n)) for n in HEADS]
+)
+def test_models_of_few_classes(name, classes, tmp_path):
+    from check_configs import check_config
+
+    path = tmp_path / name
+    base, head = CONFIGS / "scenes" / name, HEADS[name].format(classes)
+    path.write_text(f"_base_ = '{base}'\nmodel = dict({head})\n")
+    assert "loss" in check_config(str(path), (64, 64))
+
+
 def test_readme_has_every_config_of_real_data():
     text = (CONFIGS / "README.md").read_text()
     names = [path for path in CONFIGS.glob("*/*.py") if path.parent.name != "scenes"]

@@ -71,6 +71,24 @@ def test_infer_says_what_is_missing(change, message, scenes, checkpoint, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"dataset_meta": {"classes": ("a",), "palette": [[1, 2, 3]]}}, ("a",)),
+        ({"CLASSES": ("b",)}, ("b",)),
+        ({}, ("own",)),
+    ],
+)
+def test_infer_names_classes_as_the_checkpoint_or_the_config(meta, expected, tmp_path):
+    infer = importlib.import_module("infer")
+    model = torch.nn.Conv2d(1, 1, 1)
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "model.pth")
+    known = [{"classes": ("own",)}, {"classes": ("of", "the", "class"), "palette": [[0, 0, 0]]}]
+    found = infer._load(model, str(tmp_path / "model.pth"), known)
+    assert found["classes"] == expected
+    assert found["palette"] == meta.get("dataset_meta", known[1])["palette"]
+
+
 def test_dist_train_runs_two_processes(scenes, tmp_path):
     """On CPUs too, and with activation checkpointing in the neck."""
     options = ["train_cfg.max_iters=3", "train_cfg.val_interval=3", f"data_root={scenes}"]

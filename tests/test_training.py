@@ -18,6 +18,13 @@ for package in ("mmengine", "mmcv"):
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import train  # noqa: E402
+from _cli import CommandError  # noqa: E402
+from _config import load_config  # noqa: E402
+from _models import build  # noqa: E402
+
 CONFIGS = ROOT / "mm_configs" / "scenes"
 PLAIN = CONFIGS / "fpn_r18_1xb4-800_scenes-128x256.py"
 FUSED = CONFIGS / "fpn-freqfusion_r18_1xb4-800_scenes-128x256.py"
@@ -256,6 +263,57 @@ class TestDetection:
 
 
 @needs("mmseg")
+class TestOptions:
+    """Overrides that MMEngine takes are taken."""
+
+    @pytest.mark.parametrize(
+        "option, value",
+        [
+            ("randomness.deterministic=True", True),
+            ("model.neck.fusion.type=CARAFE", "CARAFE"),
+            ("optim_wrapper.clip_grad.max_norm=35", 35),
+            ("auto_scale_lr.enable=True", True),
+            ("work_dir=here", "here"),
+        ],
+    )
+    def test_new_places(self, option, value):
+        config = load_config(str(PLAIN), [option])
+        for part in option.partition("=")[0].split("."):
+            config = config[part]
+        assert config == value
+
+    def test_data_without_a_common_folder(self, tmp_path):
+        path = tmp_path / "own.py"
+        dataset = "dict(dataset=dict(type='CityscapesDataset', data_root='{}', ann='{}/a.txt'))"
+        loaders = [
+            f"{s}_dataloader = {dataset.format('my/data', 'my/data')}" for s in ("train", "val")
+        ]
+        path.write_text("\n".join(["default_scope = 'mmseg'", *loaders]))
+        config = load_config(str(path), ["data_root=/d/"])
+        assert config.val_dataloader.dataset.data_root == "/d"
+        assert config.val_dataloader.dataset.ann == "/d/a.txt"
+        path.write_text("\n".join([*loaders, f"test_dataloader = {dataset.format('other', 'o')}"]))
+        with pytest.raises(
+            CommandError, match="no data_root of its own and .* have my/data, other"
+        ):
+            load_config(str(path), ["data_root=/d/"])
+
+
+@needs("mmseg")
+class TestResume:
+    """--resume goes on in the work dir; weights to begin with are only loaded."""
+
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_weights_to_begin_with(self, begun, tmp_path):
+        if begun:
+            (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_3.pth"))
+        config = load_config(str(PLAIN), ["load_from=pretrained.pth"], str(tmp_path))
+        train._resume(config)
+        assert config.resume is begun
+        assert config.load_from == (None if begun else "pretrained.pth")
+
+
+@needs("mmseg")
 class TestErrors:
     """Each mistake ends in one sentence on stderr and exit code 2."""
 
@@ -278,10 +336,8 @@ class TestErrors:
     def test_missing_library(self, tmp_path):
         (tmp_path / "config.py").write_text("default_scope = 'mmnowhere'\n")
         line = self.sentence("train.py", "config.py", cwd=tmp_path)
-        assert (
-            "config.py needs mmnowhere" in line
-            and 'pip install --no-build-isolation "freqfusion[mm]"' in line
-        )
+        assert "config.py needs mmnowhere" in line
+        assert 'pip install --no-build-isolation "freqfusion[mm]"' in line
 
     def test_missing_data(self, tmp_path):
         line = self.sentence("train.py", PLAIN, cwd=tmp_path)
@@ -303,11 +359,31 @@ class TestErrors:
             ("trian_cfg.max_iters=3", "has no trian_cfg; did you mean train_cfg?"),
             ("log_level.deep=3", "do not fit the config"),
             ("model.neck.out_chanels=3", "unexpected keyword argument 'out_chanels'"),
+            ("model.nekc.out_channels=3", "has no nekc; did you mean neck?"),
+            ("randomness.sed=3", "unexpected keyword argument 'sed'"),
+            ("max_iters=3", "max_iters only helps to write the config"),
         ],
     )
     def test_wrong_option(self, option, expected, cityscapes, tmp_path):
         options = ["--cfg-options", f"data_root={cityscapes}", option]
         assert expected in self.sentence("train.py", PLAIN, *options, cwd=tmp_path)
+
+    def test_checkpoint_of_another_model(self, cityscapes, tmp_path):
+        path = tmp_path / "plain.pth"
+        torch.save({"state_dict": build(load_config(str(PLAIN), [])).state_dict()}, path)
+        options = ["--cfg-options", f"data_root={cityscapes}"]
+        line = self.sentence("test.py", FUSED, path, *options, cwd=tmp_path)
+        assert "the checkpoint lacks 60 of the model's parameters, such as neck.alignment.0" in line
+
+    @needs("mmdet", "mmcv._ext")
+    def test_amp_of_a_two_stage_detector_on_a_cpu(self, tmp_path):
+        line = self.sentence("train.py", DETECTOR, "--amp", cwd=tmp_path)
+        assert "--amp on a CPU: mmcv's operators of two-stage detectors are float32" in line
+
+    def test_a_folder_that_is_a_file(self, tmp_path):
+        (tmp_path / "file").touch()
+        done = call("compare.py", PLAIN, "--work-dir", "file", code=2, cwd=tmp_path)
+        assert "argument --work-dir: file is not a folder" in done.stderr
 
     def test_compare_checks_every_config_first(self, tmp_path):
         line = self.sentence("compare.py", PLAIN, "nowhere.py", cwd=tmp_path)

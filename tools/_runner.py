@@ -38,7 +38,7 @@ class _Fits(Hook):
         if found.missing:
             raise ValueError(
                 f"the checkpoint lacks {len(found.missing)} of the model's parameters, such as "
-                f"{found.missing[0]}"
+                f"{next(iter(found.missing))}"
             )
         for name, (theirs, ours) in found.mismatched.items():
             raise ValueError(

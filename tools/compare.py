@@ -1,8 +1,7 @@
 """Trains several OpenMMLab configs with the same seeds and compares them in a table.
 
 It has the metrics, time and peak memory of the training, FLOPs of one image and parameters. Each
-run is one process on one device: learning rates for several GPUs need --cfg-options
-auto_scale_lr.enable=True.
+run is one process on one device, and learning rates are taken as they are.
 """
 
 from __future__ import annotations
