@@ -90,6 +90,7 @@ def train(run: Run, report: Callable[[str], None]) -> None:
     if "max_iters" in config.train_cfg and logger.get("log_metric_by_epoch", True):
         # so that `results` sees which iteration a validation is of
         command.append("default_hooks.logger.log_metric_by_epoch=False")
+        command += [] if "type" in logger else ["default_hooks.logger.type=LoggerHook"]
     last: deque[str] = deque(maxlen=40)
     # threads that wait without spinning for long: little slower on an idle machine, and many times
     # faster on a busy one

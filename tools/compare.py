@@ -48,8 +48,8 @@ def compare(arguments: argparse.Namespace) -> None:
     """
     runs = [
         Run(path, seed, run_folder(arguments.work_dir, path, seed), tuple(arguments.cfg_options))
-        for seed in arguments.seeds
-        for path in arguments.configs
+        for seed in dict.fromkeys(arguments.seeds)
+        for path in dict.fromkeys(arguments.configs)
     ]
     _check(runs, arguments.work_dir / "comparison.csv", arguments.similarity)
     rows = [_row(each, arguments.metrics, arguments.similarity) for each in runs]

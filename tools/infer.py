@@ -81,8 +81,9 @@ def _drawer(config: Any, arguments: argparse.Namespace, device: str):
     """A function of an image's path and the picture's, for a segmentor or a detector."""
     datasets = list(datasets_of(config.test_dataloader.dataset))
     for dataset in datasets:  # an image alone has no labels to load
-        steps = dataset.get("pipeline", [])
-        dataset.pipeline = [step for step in steps if not type_name(step).endswith("Annotations")]
+        dataset.pipeline = [
+            step for step in dataset.pipeline if not type_name(step).endswith("Annotations")
+        ]
     config.test_pipeline = datasets[0].pipeline  # where mmseg looks for it
     if config.default_scope == "mmseg":
         from mmseg.apis import inference_model, init_model
