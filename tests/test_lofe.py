@@ -19,6 +19,7 @@ VARIANTS = [
     {"levels": 3, "norm": "GN", "act": "ReLU"},
     {"wavelet": "conv"},
     {"learnable_highs": False},
+    {"learnable_synthesis": True},
     {"wavelet": "db2"},
 ]
 SHIFTED = [{}, {"levels": 1}, {"levels": 3}, {"wavelet": "conv"}, {"learnable_highs": False}]
@@ -222,7 +223,18 @@ class TestLayer:
         assert out.dtype == dtype
         assert 0 < (out - expected).norm() / expected.norm() < TOLERANCES[torch.bfloat16]
 
-    @pytest.mark.parametrize("options", [{}, {"levels": 1}, {"wavelet": "conv"}], ids=str)
+    @pytest.mark.parametrize("size", SIZES)
+    def test_learnable_synthesis_begins_as_haars(self, size):
+        usual = lively(levels=3)
+        layer = LoFE(4, levels=3, learnable_synthesis=True).eval()
+        left = layer.load_state_dict(usual.state_dict(), strict=False)
+        assert left.missing_keys == [f"merge.{level}.weight" for level in range(3)]
+        x = torch.randn(2, 4, *size)
+        torch.testing.assert_close(layer(x), usual(x), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"levels": 1}, {"wavelet": "conv"}, {"learnable_synthesis": True}], ids=str
+    )
     def test_gradcheck(self, options):
         layer = lively(2, reduction=1, **options).double()
         x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -248,7 +260,9 @@ class TestLayer:
         grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (out, expected)]
         torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize("options", [{}, {"wavelet": "conv"}], ids=str)
+    @pytest.mark.parametrize(
+        "options", [{}, {"wavelet": "conv"}, {"learnable_synthesis": True}], ids=str
+    )
     def test_exports(self, options):
         layer = lively(**options)
         h, w = torch.export.Dim("h", min=2, max=64), torch.export.Dim("w", min=2, max=64)
@@ -306,6 +320,10 @@ class TestLayer:
             ({"levels": 0}, "levels must be a positive integer, got 0"),
             ({"reduction": 0.5}, "reduction must be a positive integer, got 0.5"),
             ({"norm": "LN"}, "norm must be 'BN', 'GN' or 'SyncBN', got 'LN'"),
+            (
+                {"learnable_synthesis": True, "wavelet": "conv"},
+                "learnable_synthesis needs wavelet 'haar', got 'conv'",
+            ),
             ({"act": "gelu"}, "act must be 'GELU', 'ReLU' or 'SiLU', got 'gelu'"),
         ],
     )

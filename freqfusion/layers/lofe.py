@@ -66,6 +66,8 @@ class LoFE(nn.Module):
             step.
         learnable_highs: a gain for every channel of every high band, 1 at the start; else the high
             bands stay as they are.
+        learnable_synthesis: learn the filters that put the bands together, for every channel of
+            every level; they are Haar's at the start, and so only for that wavelet.
 
     Shape:
         - x, output: (B, channels, H, W), any H and W: a map is mirrored at the bottom and at the
@@ -97,19 +99,24 @@ class LoFE(nn.Module):
         act: str = "GELU",
         beta_init: float = 0.1,
         learnable_highs: bool = True,
+        learnable_synthesis: bool = False,
     ):
         super().__init__()
         check_positive("channels", channels)
         check_positive("levels", levels)
         check_positive("reduction", reduction)
+        if learnable_synthesis and wavelet != HAAR:
+            raise ValueError(f"learnable_synthesis needs wavelet 'haar', got {wavelet!r}")
         self.channels, self.levels = channels, levels
-        learned = wavelet == "conv"
-        self.split = nn.ModuleList(
-            _StridedConv(channels) if learned else DWT2d(wavelet) for _ in range(levels)
-        )
-        self.merge = nn.ModuleList(
-            _TransposedConv(channels) if learned else IDWT2d(wavelet) for _ in range(levels)
-        )
+        self.split, self.merge = nn.ModuleList(), nn.ModuleList()
+        for _ in range(levels):
+            if wavelet == "conv":
+                split, merge = _StridedConv(channels), _TransposedConv(channels)
+            else:
+                split = DWT2d(wavelet)
+                merge = _Synthesis(channels) if learnable_synthesis else IDWT2d(wavelet)
+            self.split.append(split)
+            self.merge.append(merge)
         self.conv = conv_block(channels, norm, act)
         hidden = max(channels // reduction, 1)
         self.mask = nn.Sequential(
@@ -161,6 +168,24 @@ class _TransposedConv(nn.ConvTranspose2d):
 
     def forward(self, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
         return super().forward(torch.cat((low, high), 1))
+
+
+class _Synthesis(nn.ConvTranspose2d):
+    """`IDWT2d` with filters of its own for every channel, Haar's at the start; for even sizes."""
+
+    def __init__(self, channels: int):
+        super().__init__(4 * channels, channels, 2, stride=2, groups=channels, bias=False)
+
+    def reset_parameters(self):
+        low, lh = ((1, 1), (1, 1)), ((1, 1), (-1, -1))
+        hl, hh = ((1, -1), (1, -1)), ((1, -1), (-1, 1))
+        haar = torch.tensor((low, lh, hl, hh)) / 2
+        with torch.no_grad():
+            self.weight.copy_(haar[:, None].repeat(self.groups, 1, 1, 1))
+
+    def forward(self, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
+        bands = torch.cat((low, high), 1).unflatten(1, (4, self.groups))
+        return super().forward(bands.transpose(1, 2).flatten(1, 2))
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
