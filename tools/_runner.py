@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
+import torch.distributed as dist
 from _cli import CommandError, reason
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -66,9 +69,18 @@ def launch(config: Config, mode: str) -> None:
     Raises:
         CommandError: if it cannot begin; errors after that are raised as they are.
     """
-    begun = _Begun()
     if config.launcher != "none" and not torch.cuda.is_available():
         _distribute_on_cpus(config)
+    _run(config, mode)
+    if dist.is_initialized():
+        # A model in DDP must be gone before its group, and the group before Python ends: gloo's
+        # threads free what belongs to Python, wait for it for ever or are killed if it is gone.
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def _run(config: Config, mode: str) -> None:
+    begun = _Begun()
     try:
         runner = Runner.from_cfg(config)
         runner.register_hook(begun)
