@@ -27,7 +27,8 @@ from freqfusion.analysis import (
     similarity,
     write_report,
 )
-from freqfusion.layers import Nearest
+from freqfusion.analysis._studies import FilterStudy
+from freqfusion.layers import FreqFusionFilters, Nearest
 from freqfusion.layers.offsets import sample
 from freqfusion.necks.fpn import PEERS
 from freqfusion.ops import reassemble
@@ -522,6 +523,33 @@ def check_self_contained(html):
     for file in drawn:
         assert all(link.startswith((b"#", b"data:")) for link in re.findall(b'href="([^"]*)', file))
     return sources
+
+    def test_options_reach_the_offsets(self):
+        neck = FreqFusionFPN([8, 8], 64, num_outs=2).eval()
+        maps = [torch.randn(1, 8, 16, 16), torch.randn(1, 8, 8, 8)]
+        labels = torch.zeros(1, 16, 16, dtype=torch.long)
+        labels[:, :, 8:], labels[:, 12:] = 1, 9
+        found = set()
+        for void, edge_k in ((9, 1), (9, 9), (255, 1)):
+            with ModelAnalysis(neck, edge_k=edge_k, ignore_index=void) as run, torch.no_grad():
+                neck(maps)
+                run.update(labels)
+            offsets = run.compute()["fusions"]["alignment.0"]["filters"]["offsets"]
+            found.add((offsets["boundary"]["mean"], offsets["elsewhere"]["mean"]))
+        assert len(found) == 3
+
+    def test_offsets_of_padding_do_not_count(self):
+        study = FilterStudy(FreqFusion(8, 8, feature_resample=True), 5, 255)
+        offset = torch.zeros(1, 8, 16, 16)
+        offset[..., 9:] = 100  # beyond the labels
+        filters = FreqFusionFilters(torch.full((1, 25, 16, 16), 1 / 25), None, offset)
+        study.add(filters, torch.zeros(1, 32, 16, dtype=torch.long), (32, 32))
+        assert study.compute()["offsets"]["elsewhere"]["mean"] == 0
+
+    def test_a_name_that_begins_like_another(self):
+        model = {"head": FreqFusionConcat([64, 64]), "head2": FreqFusion(64, 64)}
+        found = find_fusions(torch.nn.ModuleDict(model))
+        assert [fusion.concatenates for fusion in found] == [True, False]
 
 
 class TestReport:

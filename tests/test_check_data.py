@@ -308,6 +308,11 @@ class TestFaults:
             assert text.replace("{root}", str(root)) in printed, printed
 
     @SEGMENTATION
+    def test_a_broken_image_is_one_problem(self, check):
+        damage = lambda root: cut(root / f"leftImg8bit/val/{CITY}_leftImg8bit.png")  # noqa: E731
+        code, printed, _ = check("cityscapes", damage, ("--splits", "val"))
+        assert code == 1 and ", 1 problem\n" in printed and "the pipeline fails" not in printed
+
     def test_ten_are_shown(self, check):
         def damage(root):
             for number in range(12):

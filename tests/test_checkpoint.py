@@ -698,6 +698,14 @@ class TestFile:
         one_sentence(cli(None, *NO_CHECK), "cannot write", "No space left")
         assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
 
+    def test_a_file_that_appears_meanwhile_stays(self, cli, tmp_path, monkeypatch):
+        save({"state_dict": detector()}, tmp_path / "source.pth")
+        out = tmp_path / "out.pth"
+        monkeypatch.setattr(torch, "save", lambda *_: out.write_text("of another program"))
+        one_sentence(cli(None, *NO_CHECK), "out.pth exists and is not overwritten")
+        assert out.read_text() == "of another program"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pth", "source.pth"]
+
     def test_permissions_are_those_of_new_files(self, cli, tmp_path):
         assert cli({"state_dict": detector()}, *NO_CHECK)[0] == 0
         (tmp_path / "new").touch()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from freqfusion import FreqFusion, adaptive_filter, adaptive_high_pass, reassemble
-from freqfusion.export import export_onnx
+from freqfusion.export import export_onnx, written_out
 from freqfusion.layers.sapa import neighbour_scores
 from freqfusion.ops import local_similarity
 
@@ -86,3 +86,14 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="path must be a new file, .*model.onnx exists"):
         export_onnx(torch.nn.Identity(), (torch.ones(1),), path)
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays(dtype):
+    layer = FreqFusion(8, 8, compressed_channels=8, feature_resample=True).to(dtype).eval()
+    maps = torch.randn(1, 8, 8, 8, dtype=dtype), torch.randn(1, 8, 4, 4, dtype=dtype)
+    with torch.no_grad():
+        program = torch.export.export(layer, maps).run_decompositions(written_out())
+        for out, expected in zip(program.module()(*maps), layer(*maps), strict=True):
+            assert out.dtype == dtype
+            torch.testing.assert_close(out, expected, rtol=0.05, atol=0.05)

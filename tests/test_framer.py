@@ -276,6 +276,17 @@ class TestFramerLoss:
         assert all(value.isfinite() for value in terms.values())
         assert all(x.grad.isfinite().all() for x in students.values())
 
+    def test_soft_transition(self):
+        student, teacher = torch.randn(2, 2, 4, 16, 16)
+        sharp, soft = (FramerLoss(soft=width)({"a": student}, teacher) for width in (0, 0.3))
+        assert not torch.isclose(sharp["a/low"], soft["a/low"])
+
+    @pytest.mark.parametrize("energies", [(3.0, 1.0), (1.0, 3.0)])
+    def test_weight_is_of_the_distance_of_energies(self, energies):
+        student, teacher = map(torch.tensor, energies)
+        weight = FramerLoss(fam=False)._weight(torch.ones(1), student[None], teacher[None])
+        assert weight.item() == pytest.approx(1 / 3)
+
 
 class TestDomains:
     def test_magnitudes_do_not_see_where_things_are(self):

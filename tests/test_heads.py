@@ -367,14 +367,14 @@ def shipped_config(library, name):
 class PlainFusion(torch.nn.Module):
     """What a library's head does in the place of FreqFusion."""
 
-    def __init__(self, mode):
+    def __init__(self, mode, align_corners=False):
         super().__init__()
-        self.mode = mode
+        self.mode, self.align_corners = mode, align_corners
 
     def forward(self, fine, coarse):
         if self.mode is None:
             return None, fine, torch.zeros_like(fine)
-        options = {} if self.mode == "nearest" else dict(align_corners=False)
+        options = {} if self.mode == "nearest" else dict(align_corners=self.align_corners)
         return None, fine, F.interpolate(coarse, fine.shape[2:], mode=self.mode, **options)
 
 
@@ -383,7 +383,7 @@ def with_plain_fusions(name, modes, **settings):
     plain, head = build_plain(name, **settings), build(name, **settings)
     head.load_state_dict(plain.state_dict(), strict=False)
     for i, mode in enumerate(modes):
-        fusions(head)[i] = PlainFusion(mode)
+        fusions(head)[i] = PlainFusion(mode, bool(settings.get("align_corners")))
     return plain.double(), head.double()
 
 
@@ -417,8 +417,10 @@ class TestEquivalenceToPlainHeads:
         torch.testing.assert_close(head(feats), plain(feats))
 
     @needs_mmseg
-    def test_uper(self):
-        plain, head = with_plain_fusions("FreqFusionUPerHead", ["bilinear"] * 3)
+    @pytest.mark.parametrize("align_corners", [False, True])
+    def test_uper(self, align_corners):
+        settings = dict(align_corners=align_corners)
+        plain, head = with_plain_fusions("FreqFusionUPerHead", ["bilinear"] * 3, **settings)
         feats = pyramid(dtype=torch.float64)
         torch.testing.assert_close(head(feats), plain(feats))
 

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from freqfusion import FreqFusion, FreqFusionFPN, FreqFusionOutput
-from freqfusion.layers.filters import nearest_resize
+from freqfusion.layers.filters import hamming2d, nearest_resize
 from freqfusion.layers.offsets import OffsetGenerator, sample, sub_pixel_centres
 
 LAYER_FILES = ["default*", "resample*", "no_*", "plain*", "reflect*", "kernels*"]
@@ -223,16 +223,27 @@ def test_convolutions_can_be_hooked_and_parametrised():
     assert all(p.grad is not None for p in parameters.values()) and len(parameters) == 3
 
 
-def test_convolutions_can_be_watched_in_backward_and_replaced():
+@pytest.mark.parametrize("hook", ["full_backward_pre_hook", "full_backward_hook"])
+def test_convolutions_can_be_watched_in_backward(hook):
     layer = small()
     convs = [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]
     called = []
     for conv in convs:
-        conv.register_full_backward_hook(lambda module, *_: called.append(module))
+        getattr(conv, f"register_{hook}")(lambda module, *_: called.append(module))
     sum(x.sum() for x in layer(*inputs_of(layer))).backward()
     assert set(called) == set(convs)
+
+
+def test_convolutions_can_be_of_another_class_and_replaced():
+    class Higher(torch.nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) + 3
+
     layer = small()
     before = layer(*inputs_of(layer))[2]
+    layer.dysampler.offset.__class__ = Higher
+    assert not torch.allclose(layer(*inputs_of(layer))[2], before)
+    layer.dysampler.offset.__class__ = torch.nn.Conv2d
     layer.dysampler.offset.forward = lambda x: x.new_ones(x.shape[0], 32, *x.shape[2:])
     assert not torch.allclose(layer(*inputs_of(layer))[2], before)
 
@@ -259,8 +270,9 @@ def test_initialisation_after_a_meta_device():
     with torch.device("meta"):
         layer = FreqFusion(8, 16, compressed_channels=8, feature_resample=True)
     layer.to_empty(device="cpu")
-    for buffer in layer.buffers():
-        buffer.fill_(torch.nan)
+    with torch.no_grad():
+        for value in (*layer.parameters(), *layer.buffers()):
+            value.fill_(torch.nan)
     layer.reset_parameters()
     usual = FreqFusion(8, 16, compressed_channels=8, feature_resample=True)
     for (name, buffer), expected in zip(layer.named_buffers(), usual.buffers(), strict=True):
@@ -497,3 +509,10 @@ def test_offset_generator_alone():
     hr, lr = torch.randn(1, 16, 9, 11), torch.randn(1, 16, 5, 6)
     assert generator.predict(hr, lr).shape == (1, 4, 9, 11)
     assert generator(hr, lr, torch.randn(1, 6, 9, 11)).shape == (1, 6, 9, 11)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_hamming_window_is_symmetric(size):
+    window = hamming2d(size)
+    torch.testing.assert_close(window, window.flip(2, 3))
+    assert window.amax() == 1

@@ -308,6 +308,8 @@ class TestLayer:
         assert kinds(norm="GN", act="SiLU") == ["Conv2d", "GroupNorm", "SiLU"]
         assert kinds(norm="SyncBN", act="ReLU") == ["Conv2d", "SyncBatchNorm", "ReLU"]
         assert LoFE(48, norm="GN").conv[1].num_groups == 16
+        acts = ("GELU", "ReLU", "SiLU")
+        assert tuple(type(LoFE(48, act=act).mask[1]).__name__ for act in acts) == acts
         x = torch.randn(2, 4, 8, 8)
         layer, synchronised = lively(), lively(norm="SyncBN")
         synchronised.load_state_dict(layer.state_dict())
@@ -471,6 +473,14 @@ class TestLoFFA:
         outs = [layer(source, maps)[1] for maps in (target, brighter)]
         error = (outs[0] - outs[1]).norm() / outs[0].norm()
         assert (error < 1e-3) == same, error
+
+    def test_eps(self):
+        layer = LoFFA([4], 4, adain="target_to_source", enhance=None, eps=10.0)
+        source, target = torch.randn(2, 1, 4, 6, 6)
+        a, b = layer.reduce[0](source), layer.reduce[0](target)
+        for _ in range(2):  # before and after the enhancement
+            b = adaptive_instance_norm(b, a, 10.0)
+        torch.testing.assert_close(layer([source], [target])[1], layer.refine[0](b))
 
     def test_ablations_are_what_they_say(self):
         def kinds(**options):

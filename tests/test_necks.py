@@ -309,6 +309,12 @@ class TestFusion:
         plain = {k: v for k, v in fused.state_dict().items() if not k.startswith("alignment")}
         neck.load_state_dict(plain, strict=True)
 
+    @pytest.mark.parametrize("without", [True, False])
+    def test_no_norm_on_any_lateral(self, without):
+        options = dict(no_norm_on_lateral=without, norm_layer=nn.BatchNorm2d)
+        neck = FreqFusionCARAFEFPN([64, 64], 64, num_outs=3, **options)
+        assert [hasattr(conv, "norm") for conv in neck.lateral_convs] == [not without] * 3
+
     @pytest.mark.parametrize("levels", [1, 4])
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),

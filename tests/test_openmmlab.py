@@ -390,6 +390,18 @@ def brute_force(pairs, classes, width, ignored=255):
 
 
 class TestBoundaryIoU:
+    @pytest.mark.parametrize("void", [255, 9])
+    def test_ignores_what_it_is_told(self, void):
+        truth = torch.zeros(12, 12, dtype=torch.long)
+        truth[:, 6:] = 1
+        wrong = truth.clone()
+        truth[4:8], wrong[4:8] = void, 0
+        metric = BoundaryIoUMetric(ignore_index=void)
+        metric.dataset_meta = {"classes": ["a", "b"]}
+        sample = {"gt_sem_seg": {"data": truth[None]}, "pred_sem_seg": {"data": wrong[None]}}
+        metric.process({}, [sample])
+        assert metric.compute_metrics(metric.results)["mIoU"] == 100
+
     @pytest.mark.parametrize("ratio, width", [(0.02, 1), (0.05, 2), (0.1, 5)])
     def test_agrees_with_the_definition(self, ratio, width):
         random = np.random.default_rng(0)

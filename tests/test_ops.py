@@ -354,3 +354,15 @@ def test_forward_mode_is_refused_not_zero():
 def test_coarse_maps_smaller_than_a_tile_are_not_padded():
     assert Tiling((1, 1), (64, 64), 5, 1, "zeros").extra == (0, 0)
     assert Tiling((2, 3), (2, 2), 5, 1, "zeros").extra == (1, 0)
+
+
+def test_a_map_that_could_have_either_format_is_contiguous():
+    x, weight = torch.randn(2, 8, 1, 1), torch.randn(2, 9, 2, 2)
+    assert reassemble(x, weight, 3).is_contiguous()
+
+
+def test_gradients_are_summed_in_the_widest_dtype():
+    x = torch.ones(1, 1, 1, 1, requires_grad=True)
+    weight = torch.tensor([[[[1e8 + 1, -1e8]]]], dtype=torch.float64)
+    reassemble(x, weight, 1).sum().backward()
+    assert x.grad.item() == 1

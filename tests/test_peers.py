@@ -374,7 +374,11 @@ def test_after_a_meta_device():
     for method, options in EACH:
         with torch.device("meta"):
             fusion = method(CHANNELS, **(SMALL[method] | options))
-        fusion.to_empty(device="cpu").reset_parameters()
+        fusion.to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in fusion.parameters():
+                parameter.fill_(torch.nan)
+        fusion.reset_parameters()
         assert fusion(*inputs()).isfinite().all()
         assert not list(fusion.buffers())
 

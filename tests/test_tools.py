@@ -1,6 +1,7 @@
 """Command lines that draw and count."""
 
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import torch
 
 pytest.importorskip("mmseg", reason="the tools need mmseg")
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
 CONFIG = ROOT / "mm_configs" / "scenes" / "fpn-freqfusion_r18_1xb4-800_scenes-128x256.py"
 
 
@@ -32,7 +34,6 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Random weights of the config's model, as MMEngine saves them."""
-    sys.path.insert(0, str(ROOT / "tools"))
     from _config import load_config
     from _models import build
 
@@ -51,6 +52,10 @@ def test_infer_draws_every_image_of_a_folder(scenes, checkpoint, tmp_path):
         with Image.open(image) as before, Image.open(tmp_path / "pictures" / image.name) as after:
             assert before.size == after.size
             assert before.tobytes() != after.convert("RGB").tobytes()
+    tool("infer", CONFIG, checkpoint, images, "--out", tmp_path / "clear", "--opacity", 0)
+    for image in images.iterdir():
+        with Image.open(image) as before, Image.open(tmp_path / "clear" / image.name) as after:
+            assert before.convert("RGB").tobytes() == after.convert("RGB").tobytes()
     again = tool("infer", CONFIG, checkpoint, images, "--out", tmp_path / "pictures", code=2)
     assert re.fullmatch(r"infer.py: .*\.png exists already; choose another --out\n", again)
 
@@ -69,6 +74,23 @@ def test_infer_says_what_is_missing(change, message, scenes, checkpoint, tmp_pat
         arguments[place] = value
     assert tool("infer", *arguments, code=2).splitlines()[-1] == f"infer.py: {message}"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mmcv._ext") is None, reason="needs mmcv._ext")
+def test_infer_draws_boxes_from_a_score_on(tmp_path):
+    from _config import load_config
+    from _models import build
+    from PIL import Image
+
+    config = CONFIG.with_name("faster-rcnn_r18_fpn-freqfusion_1xb2-500_scenes-128x256.py")
+    model, image = tmp_path / "model.pth", tmp_path / "image.png"
+    torch.save({"state_dict": build(load_config(str(config), [])).state_dict()}, model)
+    Image.new("RGB", (256, 128), (128, 128, 128)).save(image)
+    options = ["--cfg-options", "model.test_cfg.rcnn.score_thr=0"]
+    for score in (0, 1):
+        out = tmp_path / str(score)
+        tool("infer", config, model, image, "--out", out, "--score", score, *options)
+    assert (tmp_path / "0/image.png").read_bytes() != (tmp_path / "1/image.png").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ sys.path.insert(0, str(TOOLS))
 
 import train  # noqa: E402
 from _cli import CommandError  # noqa: E402
-from _config import load_config  # noqa: E402
+from _config import check_checkpoint, check_data, load_config  # noqa: E402
 from _models import build  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 
 CONFIGS = ROOT / "mm_configs" / "scenes"
 PLAIN = CONFIGS / "fpn_r18_1xb4-800_scenes-128x256.py"
@@ -237,6 +238,12 @@ class TestMixedPrecision:
         assert "CPUAmpOptimWrapper" in (tmp_path / FUSED.name).read_text()
         assert_falls(losses(tmp_path), 20)
 
+    def test_options_of_fp16_are_forgotten_on_a_cpu(self):
+        wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16", optimizer={})
+        config = Config(dict(model={}, optim_wrapper=wrapper))
+        train._use_amp(config)
+        assert config.optim_wrapper == dict(type="CPUAmpOptimWrapper", optimizer={})
+
     def test_wrapper_casts_the_forward_pass(self):
         from mmengine.registry import OPTIM_WRAPPERS
 
@@ -297,6 +304,10 @@ class TestOptions:
             CommandError, match="no data_root of its own and .* have my/data, other"
         ):
             load_config(str(path), ["data_root=/d/"])
+
+    def test_what_is_elsewhere_is_not_looked_for(self):
+        check_checkpoint("https://host/model.pth")
+        check_data({"loader": {"data_root": "s3://bucket/data"}}, "loader")
 
 
 @needs("mmseg")

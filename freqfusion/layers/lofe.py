@@ -61,7 +61,8 @@ class LoFE(nn.Module):
             2 x 2 convolutions of stride 2, as many outputs as there are bands, and their transposed
             ones in place of the transform.
         reduction: the mask is predicted from channels // reduction channels.
-        norm, act: of the block `conv`: "BN", "GN" or "SyncBN", and "GELU", "ReLU" or "SiLU".
+        norm: of the block `conv`: "BN", "GN" or "SyncBN".
+        act: of that block and of the mask's network: "GELU", "ReLU" or "SiLU".
         beta_init: beta at the start. At 0, all parameters but beta get no gradient in the first
             step.
         learnable_highs: a gain for every channel of every high band, 1 at the start; else the high

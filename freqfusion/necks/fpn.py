@@ -84,13 +84,11 @@ class _FreqFusionPyramid(nn.Module):
         stride: int = 1,
         padding: int = 0,
         norm: bool = True,
-        activation: bool = True,
     ) -> nn.Module:
         """Builds a convolution of the neck; a framework's subclass may build its own kind."""
         norm_layer = self.norm_layer if norm else None
-        act_layer = self.act_layer if activation else None
         return ConvBlock(
-            in_channels, out_channels, kernel_size, stride, padding, norm_layer, act_layer
+            in_channels, out_channels, kernel_size, stride, padding, norm_layer, self.act_layer
         )
 
     def _fusions(

@@ -53,7 +53,6 @@ class _OpenMMLabNeck:
         stride: int = 1,
         padding: int = 0,
         norm: bool = True,
-        activation: bool = True,
     ) -> ConvModule:
         return ConvModule(
             in_channels,
@@ -63,7 +62,7 @@ class _OpenMMLabNeck:
             padding,
             conv_cfg=self.conv_cfg,
             norm_cfg=self.norm_cfg if norm else None,
-            act_cfg=self.act_cfg if activation else None,
+            act_cfg=self.act_cfg,
             inplace=False,
         )
 
