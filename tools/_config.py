@@ -22,8 +22,7 @@ _NOTICES = (
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # endings of image files
 
-# what is read from a config beside the arguments of MMEngine's Runner: by the Runner, and by
-# inference
+# what is read from a config beside the arguments of MMEngine's Runner: by the Runner, by the tools
 _OF_RUNNER = (
     "activation_checkpointing",
     "auto_scale_lr",
@@ -32,7 +31,7 @@ _OF_RUNNER = (
     "model_wrapper_cfg",
     "sync_bn",
 )
-_OF_INFERENCE = ("test_pipeline", "tta_model", "tta_pipeline")
+_OF_TOOLS = ("data_root", "test_pipeline")
 
 
 def load_config(path: str, options: list[str], work_dir: str | None = None) -> Any:
@@ -144,14 +143,13 @@ def _check_key(node: Any, key: str) -> None:
     from mmengine.runner import Runner
 
     first, *others = key.split(".")
-    known = {*inspect.signature(Runner).parameters, *_OF_RUNNER, *_OF_INFERENCE, "data_root"}
-    if first in node and first not in known:
+    if first not in {*inspect.signature(Runner).parameters, *_OF_RUNNER, *_OF_TOOLS}:
+        if first not in node:
+            raise _unknown(key, first, node)
         raise CommandError(
             f"--cfg-options {key}: {first} only helps to write the config, which has been read; "
             "override where it is used"
         )
-    if first not in node and first not in known:
-        raise _unknown(key, first, node)
     node = node.get(first)
     for part in others[:-1]:
         children = dict(_children(node))

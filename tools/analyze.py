@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from _cli import CommandError, add_common, explained, quiet, run
+from _cli import CommandError, add_common, explained, folder, quiet, run
 from _config import check_checkpoint, check_data, load_config, without_connectors
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def main() -> int:
         help="maps to measure, such as neck[0] or backbone.layer1 (those of every fusion, and all "
         "that the neck gives)",
     )
-    add("--out", type=Path, metavar="DIR", help="folder of the report (work_dirs/CONFIG/analysis)")
+    add(
+        "--out", type=folder, metavar="DIR", help="folder of the report (work_dirs/CONFIG/analysis)"
+    )
     add("--images", type=int, default=32, metavar="N", help="images of the validation set (32)")
     add("--edge-k", type=int, default=5, metavar="K", help="dilation of the boundaries, odd (5)")
     add("--device", default=None, help="such as cuda:0 or cpu (what PyTorch finds)")

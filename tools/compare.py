@@ -90,8 +90,8 @@ def _check(runs: list[Run], table: Path, layer: str | None) -> None:
     for each in runs:
         claim(each)
     if layer:
-        for path in dict.fromkeys(each.path for each in runs):
-            _check_layer(next(each for each in runs if each.path == path), layer)
+        for each in {each.path: each for each in runs}.values():  # one seed of each config
+            _check_layer(each, layer)
 
 
 def _check_layer(each: Run, layer: str) -> None:

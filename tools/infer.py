@@ -84,7 +84,8 @@ def _drawer(config: Any, arguments: argparse.Namespace, device: str):
         dataset.pipeline = [
             step for step in dataset.pipeline if not type_name(step).endswith("Annotations")
         ]
-    config.test_pipeline = datasets[0].pipeline  # where mmseg looks for it
+    if "test_pipeline" not in config:  # where mmseg looks for it
+        config.test_pipeline = datasets[0].pipeline
     if config.default_scope == "mmseg":
         from mmseg.apis import inference_model, init_model
         from mmseg.registry import DATASETS
